@@ -1,0 +1,57 @@
+"""Gradient dynamics of matrix factorizations, compiled.
+
+Where does gradient descent on W = W_N ⋯ W_1, or on W = UUᵀ, end when it starts near zero and sees few
+entries or linear measurements of a matrix?
+
+>>> import fastdmf as dmf
+>>> result = dmf.run(depth=2, lr=1.0, stop=dmf.MaxSteps(10), seed=0)
+>>> result.product.shape
+(100, 100)
+"""
+
+from fastdmf import datasets, metrics
+from fastdmf._version import __version__
+from fastdmf.checkpoint import Checkpoint
+from fastdmf.factorizations import Product, Symmetric
+from fastdmf.initializers import Balanced, Factors, FromProduct, Gaussian, Identity, Orthogonal, Uniform
+from fastdmf.loop import Loop, loss_and_gradients
+from fastdmf.optimizers import ExactLineSearch, GradientDescent, GroupRMSprop
+from fastdmf.problems import Completion, Sensing
+from fastdmf.recording import Record
+from fastdmf.result import Result
+from fastdmf.run import run
+from fastdmf.state import State
+from fastdmf.stopping import GradientBelow, LossBelow, MaxSteps, Stalled, Status, TimeLimit
+
+__all__ = [
+    "Balanced",
+    "Checkpoint",
+    "Completion",
+    "ExactLineSearch",
+    "Factors",
+    "FromProduct",
+    "Gaussian",
+    "GradientBelow",
+    "GradientDescent",
+    "GroupRMSprop",
+    "Identity",
+    "Loop",
+    "LossBelow",
+    "MaxSteps",
+    "Orthogonal",
+    "Product",
+    "Record",
+    "Result",
+    "Sensing",
+    "Stalled",
+    "State",
+    "Status",
+    "Symmetric",
+    "TimeLimit",
+    "Uniform",
+    "__version__",
+    "datasets",
+    "loss_and_gradients",
+    "metrics",
+    "run",
+]

@@ -1,0 +1,150 @@
+"""Binds the kernel verbs for one device.
+
+An engine is bound to one problem × factorization × optimizer × dtype.  It starts trajectories; a
+trajectory is mutable, owns its memory on the device, and knows how to take steps.  Everything above
+(stopping, recording, checkpoints, callbacks, progress) is written once, against the two protocols here.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fastdmf._checks import Array, count
+from fastdmf.factorizations import Factorization
+from fastdmf.optimizers import Optimizer
+from fastdmf.problems import Problem
+from fastdmf.state import State
+
+if TYPE_CHECKING:
+    from fastdmf.backends.cpu import CpuObjective
+
+DTYPES = ("float64", "float32")
+DEVICES = ("cpu",)
+
+
+class Event(IntEnum):
+    """Why :meth:`Trajectory.advance` returned."""
+
+    ALL_STEPS = 0
+    HALTED = 1
+    DIVERGED = 2
+    CANCELLED = 3
+
+
+#: Pairs (loss, gradient norm): a step that is at or below both of some pair ends an advance.
+Halts = Sequence[tuple[float, float]]
+
+
+class Trajectory(Protocol):
+    """A moving point."""
+
+    cancel: Array  #: One byte; when another thread sets it, an advance ends as soon as it can.
+    diverged: bool  #: The next step has no finite loss; the point is the last finite one.
+
+    @property
+    def loss(self) -> float:
+        """Loss at the current point."""
+        ...
+
+    @property
+    def gradient_norm(self) -> float:
+        """Norm of the gradient at the current point; up to date if a halt asked for it."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Steps taken since the start."""
+        ...
+
+    @property
+    def time(self) -> float:
+        """Sum of the step sizes."""
+        ...
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of loss and gradient since the start."""
+        ...
+
+    def advance(self, steps: int, halts: Halts = ()) -> Event:
+        """Take up to ``steps`` steps."""
+        ...
+
+    def factors(self) -> list[Array]:
+        """The factors in host memory, [W_1, …, W_N] or [U]: views that the next advance overwrites."""
+        ...
+
+    def memory(self) -> Mapping[str, Array]:
+        """The optimizer's memory in host memory: views that the next advance overwrites."""
+        ...
+
+    def test_error(self) -> float:
+        """The problem's test error at the current point."""
+        ...
+
+    def state(self) -> State:
+        """The current point as a value."""
+        ...
+
+
+class Engine(Protocol):
+    """Starts trajectories of one problem × factorization × optimizer × dtype."""
+
+    def start(self, factors: Sequence[Array]) -> Trajectory:
+        """A trajectory at the given factors, evaluated there."""
+        ...
+
+    def resume(self, factors: Sequence[Array], memory: Mapping[str, Array], evaluations: int) -> Trajectory:
+        """A trajectory at a point reached before, evaluated there again."""
+        ...
+
+
+def bind_objective(
+    problem: Problem,
+    factorization: Factorization,
+    dtype: npt.DTypeLike = "float64",
+    device: str = "cpu",
+    threads: int = 1,
+) -> "CpuObjective":
+    """The loss as a function of the factors, on a device; refuses what does not fit together."""
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem must be a Completion or Sensing, not {problem!r}")
+    if not isinstance(factorization, Factorization):
+        raise TypeError(f"factorization must be a Product or Symmetric, not {factorization!r}")
+    try:
+        resolved = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}") from None
+    if resolved.name not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
+    if device not in DEVICES:
+        raise ValueError(f"device must be one of {', '.join(DEVICES)}, not {device!r}")
+    count("threads", threads)
+    factorization.factor_shapes(problem.shape)  # refuses a shape that cannot be factorized so
+
+    from fastdmf.backends.cpu import CpuObjective  # loads Numba
+
+    return CpuObjective(problem, factorization, resolved, threads)
+
+
+def bind(
+    problem: Problem,
+    factorization: Factorization,
+    optimizer: Optimizer,
+    dtype: npt.DTypeLike = "float64",
+    device: str = "cpu",
+    threads: int = 1,
+) -> Engine:
+    """The engine for a device; refuses what does not fit together before anything runs."""
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"optimizer must be a GradientDescent, GroupRMSprop or ExactLineSearch, not {optimizer!r}"
+        )
+    objective = bind_objective(problem, factorization, dtype, device, threads)
+
+    from fastdmf.backends.cpu import CpuEngine
+
+    return CpuEngine(objective, optimizer)

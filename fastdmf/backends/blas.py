@@ -1,0 +1,41 @@
+"""The number of BLAS threads, held while kernels run."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from threadpoolctl import ThreadpoolController
+
+_lock = threading.Lock()
+_holders = 0
+_restore = None
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    import scipy.linalg.cython_blas  # noqa: F401  (the BLAS that compiled kernels call must be loaded)
+
+    return ThreadpoolController()
+
+
+@contextmanager
+def blas_threads(threads: int) -> Iterator[None]:
+    """Hold every BLAS at ``threads`` threads; the user's setting comes back when the last holder leaves.
+
+    The number is one for the whole process: among runs that overlap, the last to start decides.
+    """
+    global _holders, _restore
+    with _lock:
+        limit = _controller().limit(limits=threads, user_api="blas")
+        if _holders == 0:
+            _restore = limit
+        _holders += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _holders -= 1
+            if _holders == 0 and _restore is not None:
+                _restore.restore_original_limits()
+                _restore = None

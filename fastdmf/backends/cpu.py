@@ -1,0 +1,307 @@
+"""The CPU backend: binds the Numba kernels."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numba
+import numpy as np
+
+from fastdmf._checks import Array
+from fastdmf.backends import Event, Halts
+from fastdmf.backends.blas import blas_threads
+from fastdmf.backends.cpu_binding import bind_problem, pattern_of
+from fastdmf.backends.layout import aligned_empty, layout_of
+from fastdmf.factorizations import Factorization
+from fastdmf.kernels.cpu import stepping
+from fastdmf.kernels.cpu.completion import Entries, Pattern
+from fastdmf.kernels.cpu.line_search import LineSearch
+from fastdmf.kernels.cpu.stepping import Chains, FixedStep, GroupRMS
+from fastdmf.kernels.cpu.tables import table_of
+from fastdmf.optimizers import ExactLineSearch, GradientDescent, GroupRMSprop, Optimizer
+from fastdmf.problems import Completion, Problem
+from fastdmf.problems.base import root_mean_square
+from fastdmf.state import State
+
+
+class Matrices:
+    """C-contiguous matrices and the table by which kernels find them."""
+
+    def __init__(self, arrays: Sequence[Array]) -> None:
+        self.arrays = list(arrays)
+        self.table = table_of(self.arrays)
+
+    @classmethod
+    def empty(cls, shapes: Sequence[tuple[int, int]], dtype: np.dtype) -> "Matrices":
+        """Uninitialized matrices of the given shapes."""
+        return cls([aligned_empty(shape, dtype) for shape in shapes])
+
+    @classmethod
+    def copies(cls, arrays: Sequence[Array], dtype: np.dtype) -> "Matrices":
+        """Copies of the given matrices."""
+        new = cls.empty([a.shape for a in arrays], dtype)
+        for copy, array in zip(new.arrays, arrays, strict=True):
+            copy[...] = array
+        return new
+
+
+class CpuObjective:
+    """The loss as a function of the factors: one problem × factorization × dtype.
+
+    ``support`` says which entries of W the kernels look at, ``operator`` how these are measured.
+    """
+
+    def __init__(self, problem: Problem, factorization: Factorization, dtype: np.dtype, threads: int) -> None:
+        if threads > numba.config.NUMBA_NUM_THREADS:
+            raise ValueError(
+                f"threads must be at most {numba.config.NUMBA_NUM_THREADS} here, not {threads}; "
+                "the environment variable NUMBA_NUM_THREADS raises the limit"
+            )
+        self.problem, self.factorization = problem, factorization
+        self.dtype, self.threads = dtype, threads
+        self.support, self.operator, where = bind_problem(problem, dtype)
+        self.entries = problem.shape[0] * problem.shape[1] if where is None else where[0].size
+        self.layout = layout_of(factorization, problem.shape, where)
+        #: What kernels take as ``threads``: None compiles no parallel loop.
+        self.thread_argument = None if threads == 1 else threads
+        self._held_out = self._bind_held_out()
+
+    @contextmanager
+    def holding_threads(self) -> Iterator[None]:
+        """Let BLAS and our kernels use the threads of this objective, and no more."""
+        with blas_threads(self.threads):
+            if self.thread_argument is not None:
+                numba.set_num_threads(self.threads)  # a setting of the calling thread
+            yield
+
+    def loss_and_gradients(self, factors: Sequence[Array]) -> tuple[float, list[Array]]:
+        """Loss and the gradient in each factor; factors laid out as the kernels walk them stay in place."""
+        point = Matrices([np.ascontiguousarray(a) for a in self.layout.inward(factors)])
+        gradient = Matrices.empty(self.layout.shapes, self.dtype)
+        scratch = Scratch(self)
+        scalars = np.zeros(stepping.SLOTS)
+        with self.holding_threads():
+            stepping.evaluate(
+                self.support, self.operator, scratch.chains, point.table, gradient.table,
+                scalars, np.zeros(1, np.uint8), self.thread_argument,
+            )  # fmt: skip
+        return float(scalars[stepping.LOSS]), self.layout.outward(gradient.arrays, None)
+
+    def test_error(self, point: Matrices, scratch: "Scratch", factors: Sequence[Array]) -> float:
+        """The problem's test error, without writing out W where entries are held out."""
+        if self._held_out is None:
+            return self.problem.test_error(self.factorization.compose(factors))
+        pattern, values = self._held_out
+        w = np.empty(values.size, self.dtype)
+        stepping.entries_at(pattern, scratch.chains, point.table, w, self.thread_argument)
+        return root_mean_square(w - values)
+
+    def _bind_held_out(self) -> tuple[Pattern, Array] | None:
+        if not isinstance(self.problem, Completion) or self.problem.test is None or self.layout.left == 0:
+            return None
+        rows, cols, values = self.problem.test
+        order = np.lexsort((cols, rows))
+        return pattern_of(rows[order], cols[order], self.problem.shape), values[order]
+
+
+class Scratch:
+    """Memory that one evaluation at a time needs."""
+
+    def __init__(self, objective: CpuObjective) -> None:
+        layout, dtype = objective.layout, objective.dtype
+        shapes = []
+        for first, size in ((0, layout.left), (layout.left, layout.right)):
+            rows = layout.shapes[first][0] if size else 0
+            # The first prefix of a chain is its first factor, so nothing is stored for it.
+            shapes += [
+                (0, 0) if j == first else (rows, layout.shapes[j][1]) for j in range(first, first + size)
+            ]
+        self.prefixes = Matrices.empty(shapes, dtype)
+        self.deltas = Matrices.empty(shapes, dtype)
+        w = aligned_empty((objective.entries,), dtype)
+        measured_as_seen = isinstance(objective.operator, Entries)
+        r = w if measured_as_seen else aligned_empty((objective.problem.values.size,), dtype)
+        self.chains = Chains(
+            layout.left, layout.right, layout.tied, self.prefixes.table, self.deltas.table, w, r
+        )
+
+
+class CpuEngine:
+    """Starts trajectories of one problem × factorization × optimizer × dtype on the CPU."""
+
+    def __init__(self, objective: CpuObjective, optimizer: Optimizer) -> None:
+        self.objective, self.optimizer = objective, optimizer
+
+    def start(self, factors: Sequence[Array]) -> "CpuTrajectory":
+        """A trajectory at the given factors, evaluated there."""
+        return CpuTrajectory(self.objective, self.optimizer, factors, {}, evaluations=1)
+
+    def resume(
+        self, factors: Sequence[Array], memory: Mapping[str, Array], evaluations: int
+    ) -> "CpuTrajectory":
+        """A trajectory at a point reached before, evaluated there again."""
+        return CpuTrajectory(self.objective, self.optimizer, factors, memory, evaluations)
+
+
+class CpuTrajectory:
+    """A moving point in the memory of the kernels.
+
+    The point and its gradient lie in two sets of matrices that change places as steps are taken.
+    """
+
+    def __init__(
+        self,
+        objective: CpuObjective,
+        optimizer: Optimizer,
+        factors: Sequence[Array],
+        memory: Mapping[str, Array],
+        evaluations: int,
+    ) -> None:
+        self.objective = objective
+        self.cancel = np.zeros(1, dtype=np.uint8)
+        self.evaluations = evaluations
+        self.diverged = False
+        layout, dtype = objective.layout, objective.dtype
+        #: At depth 1 the kernels hold the observed entries only; these are all the others.
+        self._rest = np.array(factors[0], dtype) if layout.left == 0 else None
+        self._point = Matrices.copies(layout.inward(factors), dtype)
+        self._gradient = Matrices.empty(layout.shapes, dtype)
+        self._scratch = Scratch(objective)
+        self._scalars = np.array(memory.get("scalars", np.zeros(stepping.SLOTS)), dtype=np.float64)
+        self._rule, self._velocity, self._kept_alive = _rule_of(optimizer, objective, memory)
+        self._evaluate()
+
+    @property
+    def loss(self) -> float:
+        """Loss at the current point."""
+        return float(self._scalars[stepping.LOSS])
+
+    @property
+    def gradient_norm(self) -> float:
+        """Norm of the gradient at the current point; up to date if a halt asked for it."""
+        return float(np.sqrt(self._scalars[stepping.GRADIENT_SQUARED]))
+
+    @property
+    def step(self) -> int:
+        """Steps taken since the start."""
+        return int(self._scalars[stepping.STEPS])
+
+    @property
+    def time(self) -> float:
+        """Sum of the step sizes."""
+        return float(self._scalars[stepping.TIME])
+
+    def _evaluate(self) -> None:
+        o = self.objective
+        with o.holding_threads():
+            stepping.evaluate(
+                o.support, o.operator, self._scratch.chains, self._point.table, self._gradient.table,
+                self._scalars, self.cancel, o.thread_argument,
+            )  # fmt: skip
+        self._gradient_is_stale = False
+        self.diverged = not np.isfinite(self.loss)
+
+    def advance(self, steps: int, halts: Halts = ()) -> Event:
+        """Take up to ``steps`` steps."""
+        if self.diverged:
+            raise ValueError(
+                f"the state at step {self.step} is the last finite one and cannot be advanced: use a "
+                "smaller learning rate"
+            )
+        if self._gradient_is_stale:
+            self._evaluate()
+        o = self.objective
+        loss_below = np.array([loss for loss, _ in halts], dtype=np.float64)
+        gradient_below = np.array([norm for _, norm in halts], dtype=np.float64)
+        wants_norms = isinstance(self._rule, GroupRMS) or bool(np.isfinite(gradient_below).any())
+        with o.holding_threads():
+            taken, event, swapped = stepping.advance(
+                self._rule, o.support, o.operator, self._scratch.chains,
+                self._point.table, self._gradient.table, self._scalars,
+                steps, wants_norms, loss_below, gradient_below, self.cancel, o.thread_argument,
+            )  # fmt: skip
+        if swapped:
+            self._point, self._gradient = self._gradient, self._point
+        self.evaluations += taken + (event == Event.DIVERGED)
+        self._gradient_is_stale = event in (Event.DIVERGED, Event.CANCELLED)
+        self.diverged = event == Event.DIVERGED
+        return Event(event)
+
+    def factors(self) -> list[Array]:
+        """[W_1, …, W_N] or [U]: views that the next advance overwrites."""
+        return self.objective.layout.outward(self._point.arrays, self._rest)
+
+    def memory(self) -> dict[str, Array]:
+        """The optimizer's memory: views that the next advance overwrites."""
+        velocities = {f"velocity_{j}": v for j, v in enumerate(self._velocity)}
+        return {"scalars": self._scalars, **velocities}
+
+    def test_error(self) -> float:
+        """The problem's test error at the current point."""
+        with self.objective.holding_threads():
+            return self.objective.test_error(self._point, self._scratch, self.factors())
+
+    def state(self) -> State:
+        """The current point as a value."""
+        diverged = self.diverged
+        if self._gradient_is_stale:
+            self._evaluate()
+            self.diverged = diverged
+        o = self.objective
+        gradients = o.layout.outward(self._gradient.arrays, None)
+        return State(
+            o.problem, o.factorization, _frozen(self.factors()), _frozen(gradients), self.loss,
+            self.step, self.time, self.evaluations, diverged,
+            {name: array.copy() for name, array in self.memory().items()},
+        )  # fmt: skip
+
+
+def _frozen(arrays: Sequence[Array]) -> list[Array]:
+    """Read-only copies that keep the memory order."""
+    copies = [a.copy(order="K") for a in arrays]
+    for copy in copies:
+        copy.flags.writeable = False
+    return copies
+
+
+def _rule_of(
+    optimizer: Optimizer, objective: CpuObjective, memory: Mapping[str, Array]
+) -> tuple[Any, list[Array], list[Matrices]]:
+    """The kernels' description of an optimizer, its velocity, and what must outlive the tables in it."""
+    layout, dtype = objective.layout, objective.dtype
+    if isinstance(optimizer, GradientDescent):
+        has_velocity = optimizer.momentum > 0
+        velocity = Matrices.empty(layout.shapes if has_velocity else [], dtype)
+        for j, v in enumerate(velocity.arrays):
+            v[...] = memory.get(f"velocity_{j}", 0.0)
+        return (
+            FixedStep(float(optimizer.lr), float(optimizer.momentum), velocity.table),
+            velocity.arrays,
+            [velocity],
+        )
+    if isinstance(optimizer, GroupRMSprop):
+        return GroupRMS(float(optimizer.lr), float(optimizer.alpha), float(optimizer.eps)), [], []
+    if isinstance(optimizer, ExactLineSearch):
+        degree = 2 if layout.tied else max(layout.left + layout.right, 1)
+        powers = Matrices.empty(_power_shapes(objective), dtype)
+        rule = LineSearch(
+            float(optimizer.max_step or np.inf),
+            powers.table,
+            aligned_empty((objective.entries,), dtype),
+            aligned_empty((objective.entries,), dtype),
+            aligned_empty((degree + 1, objective.problem.values.size), dtype),
+            np.zeros((2 * degree + 4, 2 * degree + 2)),
+        )
+        return rule, [], [powers]
+    raise TypeError(f"the CPU backend cannot carry out {optimizer!r}")
+
+
+def _power_shapes(objective: CpuObjective) -> list[tuple[int, int]]:
+    """Memory for the coefficients of each chain's product: two generations of them and one spare."""
+    layout = objective.layout
+    shapes = []
+    for first, size in ((0, layout.left), (layout.left, layout.right)):
+        chain = layout.shapes[first : first + size]
+        widest = (chain[0][0], max(cols for _, cols in chain)) if size > 1 else (0, 0)
+        shapes += [widest] * (2 * size + 1)
+    return shapes

@@ -1,0 +1,66 @@
+"""From problems to what the Numba kernels take: a support and an operator on it."""
+
+from functools import singledispatch
+
+import numpy as np
+
+from fastdmf._checks import Array
+from fastdmf.backends.layout import blocks_of, compressed_rows
+from fastdmf.kernels.cpu.completion import Entries, Pattern
+from fastdmf.kernels.cpu.sensing import DenseRows, SparseRows, Whole
+from fastdmf.problems import Completion, Problem, Sensing
+
+#: support, operator, and the support's rows and columns (None: all of W)
+Binding = tuple[Pattern | Whole, Entries | DenseRows | SparseRows, tuple[Array, Array] | None]
+
+
+@singledispatch
+def bind_problem(problem: Problem, dtype: np.dtype) -> Binding:
+    """The support and the operator of a problem."""
+    raise TypeError(f"the CPU backend cannot measure {problem!r}")
+
+
+@bind_problem.register
+def _(problem: Completion, dtype: np.dtype) -> Binding:
+    order = problem.row_order
+    rows, cols = problem.rows[order], problem.cols[order]
+    values = problem.values[order].astype(dtype, copy=False)
+    return pattern_of(rows, cols, problem.shape), Entries(values, problem.loss_scale), (rows, cols)
+
+
+@bind_problem.register
+def _(problem: Sensing, dtype: np.dtype) -> Binding:
+    values = problem.values.astype(dtype, copy=False)
+    m = values.size
+    if not problem.is_sparse:
+        a = problem.matrices.reshape(m, -1).astype(dtype, copy=False)
+        return Whole(*problem.shape), DenseRows(a, values, problem.loss_scale), None
+    # Only the entries of W that some measurement touches are ever looked at.
+    matrices = problem.matrices
+    places, compressed = np.unique(matrices.indices, return_inverse=True)
+    rows, cols = (x.astype(np.int32) for x in np.divmod(places, problem.shape[1]))
+    order = np.argsort(compressed, kind="stable")
+    weights = matrices.data.astype(dtype, copy=False)
+    measured_by = np.repeat(np.arange(m, dtype=np.int32), np.diff(matrices.indptr))
+    operator = SparseRows(
+        matrices.indptr.astype(np.int64),
+        compressed.astype(np.int32),
+        weights,
+        compressed_rows(compressed, places.size),
+        measured_by[order],
+        weights[order],
+        values,
+        problem.loss_scale,
+    )
+    return pattern_of(rows, cols, problem.shape), operator, (rows, cols)
+
+
+def pattern_of(rows: Array, cols: Array, shape: tuple[int, int]) -> Pattern:
+    """A support given by positions sorted row by row."""
+    row_starts = compressed_rows(rows, shape[0])
+    col_starts = compressed_rows(cols, shape[1])
+    order = np.argsort(cols, kind="stable")
+    return Pattern(
+        row_starts, cols, blocks_of(row_starts),
+        col_starts, rows[order], order, blocks_of(col_starts),
+    )  # fmt: skip

@@ -1,0 +1,63 @@
+"""Answering Ctrl-C while compiled code runs."""
+
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import FrameType, TracebackType
+from typing import Any, Self, TypeVar
+
+from fastdmf._checks import Array
+
+T = TypeVar("T")
+
+
+class Interruption:
+    """While open, Ctrl-C (and SIGTERM, if asked) sets a flag instead of raising.
+
+    Python runs signal handlers in the main thread, between bytecodes; a compiled call there delays
+    them.  Long calls therefore go through :meth:`call`, which leaves the main thread free.  The second
+    Ctrl-C raises KeyboardInterrupt as usual.  Outside the main thread nothing is installed.
+    """
+
+    def __init__(self, *, terminate: bool = False) -> None:
+        self.requested = False
+        self._signals = [signal.SIGINT, signal.SIGTERM] if terminate else [signal.SIGINT]
+        self._previous: dict[signal.Signals, Any] = {}
+        self._cancel: Array | None = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in self._signals:
+                handler = signal.getsignal(number)
+                if handler not in (signal.SIG_IGN, None):  # a process told to ignore it goes on ignoring it
+                    self._previous[number] = handler
+                    signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+    def watch(self, cancel: Array) -> None:
+        """Set ``cancel[0]`` as well when the interruption comes."""
+        self._cancel = cancel
+        if self.requested:
+            cancel[0] = 1
+
+    def call(self, work: Callable[[], T], *, may_be_long: bool) -> T:
+        """``work()``; if it may be long, in another thread, so that a signal can cancel it."""
+        if not may_be_long or not self._previous:
+            return work()
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            return pool.submit(work).result()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+        if self._cancel is not None:
+            self._cancel[0] = 1

@@ -1,0 +1,187 @@
+"""The iteration loop: trajectories, their values, and how long compiled code runs at a stretch."""
+
+import math
+from collections.abc import Sequence
+from time import perf_counter
+
+import numpy as np
+import numpy.typing as npt
+
+from fastdmf import backends
+from fastdmf._checks import Array, count
+from fastdmf.backends import Event, Halts, Trajectory
+from fastdmf.factorizations import Factorization, Product, Symmetric
+from fastdmf.initializers import Gaussian, Initializer
+from fastdmf.optimizers import Optimizer
+from fastdmf.problems import Problem
+from fastdmf.state import State
+
+#: Compiled code returns to Python about this often, for Ctrl-C, time limits and progress.
+STRETCH_SECONDS = 0.05
+
+
+class Loop:
+    """Problem × factorization × optimizer, bound to compiled code: for callers who own the loop.
+
+    Parameters
+    ----------
+    problem : Completion or Sensing
+        What is measured.
+    factorization : Product or Symmetric
+        How the matrix is parameterized.
+    optimizer : GradientDescent, GroupRMSprop or ExactLineSearch
+        How the factors move.
+    dtype : {"float64", "float32"}
+        Arithmetic of the run; problem and start are converted to it.
+    device : {"cpu"}
+        Where it runs.
+    threads : int
+        Threads of kernels and BLAS.  The kernels give the same bits for every number, BLAS the same
+        numbers to rounding.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For choices that do not fit together.
+
+    Examples
+    --------
+    >>> import fastdmf as dmf
+    >>> loop = dmf.Loop(dmf.Completion.random(), dmf.Product(depth=2), dmf.GradientDescent(lr=0.5))
+    >>> state = loop.init(dmf.Gaussian(product_scale=1e-3), seed=0)
+    >>> state = loop.advance(state, steps=100)
+    >>> state.step
+    100
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        factorization: Factorization,
+        optimizer: Optimizer,
+        *,
+        dtype: npt.DTypeLike = "float64",
+        device: str = "cpu",
+        threads: int = 1,
+    ) -> None:
+        self.problem, self.factorization, self.optimizer = problem, factorization, optimizer
+        self.engine = backends.bind(problem, factorization, optimizer, dtype, device, threads)
+
+    def start(self, init: Initializer, seed: int | None) -> Trajectory:
+        """A trajectory from a start drawn with ``seed``: what `run` moves in place."""
+        if not isinstance(init, Initializer):
+            raise TypeError(f"init must be an initializer such as Gaussian(), not {init!r}")
+        rng = np.random.default_rng(seed)
+        return self.engine.start(init.draw(self.factorization, self.problem.shape, rng))
+
+    def init(self, init: Initializer | None = None, seed: int | None = None) -> State:
+        """The state at a start, ``Gaussian(product_scale=1e-3)`` by default.
+
+        Parameters
+        ----------
+        init : Initializer, optional
+            How the start is drawn.
+        seed : int, optional
+            Seed of the generator; None draws fresh entropy.
+        """
+        return self.start(Gaussian() if init is None else init, seed).state()
+
+    def advance(self, state: State, steps: int = 1) -> State:
+        """The state after up to ``steps`` more steps; the argument is not changed.
+
+        It stops early only at divergence: the returned state is then the last finite one and says
+        ``diverged``; advancing it again raises ValueError.
+        """
+        count("steps", steps, least=0)
+        if state.problem is not self.problem or state.factorization != self.factorization:
+            raise ValueError("the state belongs to another problem or factorization than this loop")
+        if state.diverged:
+            raise ValueError(
+                f"the state at step {state.step} is the last finite one and cannot be advanced: use a "
+                "smaller learning rate"
+            )
+        trajectory = self.engine.resume(state.factors, state.memory, state.evaluations)
+        pace = Pace()
+        target = trajectory.step + steps
+        event = Event.ALL_STEPS
+        while trajectory.step < target and event is not Event.DIVERGED:
+            event = pace.advance(trajectory, target - trajectory.step)
+        return trajectory.state()
+
+
+class Pace:
+    """Cuts long advances into stretches of about :data:`STRETCH_SECONDS`."""
+
+    def __init__(self) -> None:
+        self._seconds_per_step = math.inf
+
+    @property
+    def is_unhurried(self) -> bool:
+        """Whether the next stretch may take longer than intended: a single step does, or none is known."""
+        return self._seconds_per_step > STRETCH_SECONDS
+
+    def advance(self, trajectory: Trajectory, steps: int, halts: Halts = ()) -> Event:
+        """Advance by at most ``steps`` steps, and by no more than one stretch."""
+        affordable = max(1, int(STRETCH_SECONDS / self._seconds_per_step))
+        before, begin = trajectory.step, perf_counter()
+        event = trajectory.advance(min(steps, affordable), halts)
+        taken = trajectory.step - before
+        if taken:
+            self._seconds_per_step = (perf_counter() - begin) / taken
+        return event
+
+
+def loss_and_gradients(
+    problem: Problem, factors: Sequence[npt.ArrayLike], symmetric: bool = False
+) -> tuple[float, list[Array]]:
+    """Loss and its gradient in every factor, for drivers such as torch, optax or scipy.optimize.
+
+    Parameters
+    ----------
+    problem : Completion or Sensing
+        What is measured.
+    factors : sequence of (k_j, k_{j−1}) array_like
+        [W_1, …, W_N], all float64 or all float32; [U] if ``symmetric``.
+    symmetric : bool
+        Whether W = UUᵀ.
+
+    Returns
+    -------
+    loss : float
+        In the problem's normalization.
+    gradients : list of ndarray
+        In the shapes of the factors, freshly allocated.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that do not chain, mixed or unsupported dtypes.
+
+    Notes
+    -----
+    Factors left of the observations are used where they lie if they are C-contiguous, those right of
+    them (W_1, always) if they are Fortran-contiguous, as in ``state.factors``; others are copied.
+    What depends on the problem alone is prepared once and kept with it.
+    """
+    arrays = [np.asarray(w) for w in factors]
+    if not arrays:
+        raise ValueError("factors is empty")
+    for j, w in enumerate(arrays, start=1):
+        if w.ndim != 2:
+            raise ValueError(f"factor {j} must have 2 dimensions, not shape {w.shape}")
+        if w.dtype != arrays[0].dtype or w.dtype.name not in backends.DTYPES:
+            raise TypeError(
+                f"factors must be all float64 or all float32, but factor {j} is {w.dtype} and factor 1 is "
+                f"{arrays[0].dtype}"
+            )
+    if symmetric:
+        factorization: Factorization = Symmetric(arrays[0].shape[1])
+    else:
+        factorization = Product(len(arrays), tuple(w.shape[0] for w in arrays[:-1]))
+    if not isinstance(problem, Problem):
+        raise TypeError(f"problem must be a Completion or Sensing, not {problem!r}")
+    factorization.check_factors(arrays, problem.shape)
+    key = (factorization, arrays[0].dtype)
+    if key not in problem.bound:
+        problem.bound[key] = backends.bind_objective(problem, factorization, arrays[0].dtype)
+    return problem.bound[key].loss_and_gradients(arrays)

@@ -1,0 +1,136 @@
+"""Numbers that describe a matrix, its factors, or a state of a run.
+
+Functions take plain arrays.  ``NAMED`` holds, for every name that `Record` accepts, the function of a
+`State` that it stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastdmf._checks import Array, positive
+
+if TYPE_CHECKING:
+    from fastdmf.state import State
+
+
+def singular_values(matrix: Array) -> Array:
+    """Singular values of an (n, p) matrix, in descending order, (min(n, p),)."""
+    return np.linalg.svd(matrix, compute_uv=False)
+
+
+def nuclear_norm(matrix: Array) -> float:
+    """‖W‖_* = Σ σ_i."""
+    return float(singular_values(matrix).sum())
+
+
+def schatten(matrix: Array, p: float) -> float:
+    """The Schatten-p quantity (Σ σ_iᵖ)^(1/p), a norm for p ≥ 1 and a quasi-norm for 0 < p < 1.
+
+    ``p = inf`` gives the largest singular value.
+    """
+    positive("p", p, finite=False)
+    sigma = singular_values(matrix)
+    if np.isinf(p) or sigma[0] == 0:
+        return float(sigma[0])
+    return float(sigma[0] * np.sum((sigma / sigma[0]) ** p) ** (1.0 / p))
+
+
+def effective_rank(matrix: Array) -> float:
+    """exp(H(σ/Σσ)), H being the entropy (Roy & Vetterli 2007); 0 log 0 = 0, and W = 0 has rank 0."""
+    return _effective_rank(singular_values(matrix))
+
+
+def _effective_rank(sigma: Array) -> float:
+    share = sigma[sigma > 0] / max(float(sigma.sum()), np.finfo(sigma.dtype).tiny)
+    share = share[share > 0]
+    return float(np.exp(-np.sum(share * np.log(share)))) if share.size else 0.0
+
+
+def numerical_rank(matrix: Array, rtol: float = 1e-3) -> int:
+    """How many singular values exceed ``rtol`` times the largest."""
+    positive("rtol", rtol, zero=True)
+    return _numerical_rank(singular_values(matrix), rtol)
+
+
+def _numerical_rank(sigma: Array, rtol: float = 1e-3) -> int:
+    return int(np.count_nonzero(sigma > rtol * sigma[0]))
+
+
+def alignment(matrix: Array, gradient: Array) -> Array:
+    """Uᵀ ∇ℓ V in the singular vectors of W = U S Vᵀ, (r, r) with r = min(n, p).
+
+    By Theorem 3 of Arora et al. (2019) its diagonal drives the singular values; off the diagonal it
+    turns the singular vectors (Lemma 2).
+    """
+    left, _, right_t = np.linalg.svd(matrix, full_matrices=False)
+    return left.T @ gradient @ right_t.T
+
+
+def alignment_on_diagonal(matrix: Array, gradient: Array) -> float:
+    """Mean absolute diagonal entry of :func:`alignment`."""
+    return float(np.mean(np.abs(np.diag(alignment(matrix, gradient)))))
+
+
+def alignment_off_diagonal(matrix: Array, gradient: Array) -> float:
+    """Mean absolute off-diagonal entry of :func:`alignment`; 0 for a single row or column."""
+    turned = np.abs(alignment(matrix, gradient))
+    r = len(turned)
+    return float((turned.sum() - np.trace(turned)) / max(r * (r - 1), 1))
+
+
+def balancedness(factors: Sequence[Array]) -> float:
+    """max_j ‖W_{j+1}ᵀ W_{j+1} − W_j W_jᵀ‖_F: zero when the factors are balanced, as for a single one."""
+    gaps = [
+        float(np.linalg.norm(upper.T @ upper - lower @ lower.T))
+        for lower, upper in zip(factors[:-1], factors[1:], strict=True)
+    ]
+    return max(gaps, default=0.0)
+
+
+def determinant(matrix: Array) -> float:
+    """Det W of a square matrix."""
+    return float(np.linalg.det(matrix))
+
+
+def reconstruction_error(matrix: Array, truth: Array | None) -> float:
+    """‖W − truth‖_F / ‖truth‖_F, NaN without a truth."""
+    return float("nan") if truth is None else float(np.linalg.norm(matrix - truth) / np.linalg.norm(truth))
+
+
+def entry(i: int, j: int) -> Callable[[State], float]:
+    """A metric for `Record`: the entry W[i, j]."""
+
+    def entry_of(state: State) -> float:
+        return float(state.product[i, j])
+
+    entry_of.__name__ = f"entry_{i}_{j}"
+    return entry_of
+
+
+def _gradient_norm(state: State) -> float:
+    return float(np.sqrt(sum(float(np.vdot(g, g)) for g in state.gradients)))
+
+
+#: What each name in `Record.metrics` stands for.
+NAMED: dict[str, Callable[[State], Any]] = {
+    "loss": lambda state: state.loss,
+    "test_error": lambda state: state.test_error,
+    "reconstruction_error": lambda state: reconstruction_error(state.product, state.problem.truth),
+    "gradient_norm": _gradient_norm,
+    "singular_values": lambda state: state.singular_values,
+    "nuclear_norm": lambda state: float(state.singular_values.sum()),
+    "effective_rank": lambda state: _effective_rank(state.singular_values),
+    "numerical_rank": lambda state: _numerical_rank(state.singular_values),
+    "alignment_on_diagonal": lambda state: alignment_on_diagonal(
+        state.product, state.problem.gradient(state.product)
+    ),
+    "alignment_off_diagonal": lambda state: alignment_off_diagonal(
+        state.product, state.problem.gradient(state.product)
+    ),
+    "balancedness": lambda state: balancedness(state.factors),
+    "determinant": lambda state: determinant(state.product),
+}

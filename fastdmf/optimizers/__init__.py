@@ -1,0 +1,8 @@
+"""How the factors move."""
+
+from fastdmf.optimizers.base import Optimizer
+from fastdmf.optimizers.gradient_descent import GradientDescent
+from fastdmf.optimizers.group_rmsprop import GroupRMSprop
+from fastdmf.optimizers.line_search import ExactLineSearch
+
+__all__ = ["ExactLineSearch", "GradientDescent", "GroupRMSprop", "Optimizer"]

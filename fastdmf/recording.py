@@ -1,0 +1,91 @@
+"""What is kept of a run, and when."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastdmf._checks import count, positive
+from fastdmf.metrics import NAMED
+
+Metric = str | Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Record:
+    """Which steps of a run are recorded, and which metrics there.
+
+    The start and the end are always recorded.  Without ``every``, ``at``, ``per_decade`` or ``at_loss``,
+    steps are log-spaced, ten per decade.
+
+    Parameters
+    ----------
+    every : int, optional
+        Every so many steps.
+    at : sequence of int, optional
+        At these steps; an empty sequence records the start and the end alone.
+    per_decade : int, optional
+        Log-spaced steps, so many per decade.
+    at_loss : sequence of float, optional
+        At the first step where the loss is at or below each level.
+    metrics : sequence or mapping
+        Names (see `fastdmf.metrics.NAMED`), functions of a `State` that return a number or an array, or
+        a mapping from names of your own to either.
+    """
+
+    every: int | None = None
+    at: Sequence[int] | None = None
+    per_decade: int | None = None
+    at_loss: Sequence[float] | None = None
+    metrics: Sequence[Metric] | Mapping[str, Metric] = ("loss", "test_error")
+
+    def __post_init__(self) -> None:
+        if self.every is not None:
+            count("every", self.every)
+        if self.per_decade is not None:
+            count("per_decade", self.per_decade)
+        if self.at is not None:
+            steps = tuple(sorted({count("at", s, least=0) for s in self.at}))
+            object.__setattr__(self, "at", steps)
+        if self.at_loss is not None:
+            levels = tuple(sorted({positive("at_loss", x) for x in self.at_loss}, reverse=True))
+            object.__setattr__(self, "at_loss", levels)
+        if all(x is None for x in (self.every, self.at, self.per_decade, self.at_loss)):
+            object.__setattr__(self, "per_decade", 10)
+        object.__setattr__(self, "metrics", _by_name(self.metrics))
+
+    def next_step(self, step: int) -> int | None:
+        """The first step after ``step`` that is to be recorded whatever the loss, None if none is."""
+        upcoming = []
+        if self.every is not None:
+            upcoming.append((step // self.every + 1) * self.every)
+        if self.at is not None:
+            upcoming.extend(s for s in self.at if s > step)
+        if self.per_decade is not None:
+            upcoming.append(next(s for s in _log_spaced(step, self.per_decade) if s > step))
+        return min(upcoming, default=None)
+
+
+def _log_spaced(step: int, per_decade: int) -> Iterator[int]:
+    """The rounded powers 10^(k / per_decade), from just below ``step`` on."""
+    k = max(0, math.floor(per_decade * math.log10(max(step, 1))) - 1)
+    while True:
+        yield round(10 ** (k / per_decade))
+        k += 1
+
+
+def _by_name(metrics: Sequence[Metric] | Mapping[str, Metric]) -> dict[str, Metric]:
+    if isinstance(metrics, str):
+        raise TypeError(f"metrics must be a sequence of names or functions, not the string {metrics!r}")
+    if isinstance(metrics, Mapping):
+        named = dict(metrics)
+    else:
+        named = {m if isinstance(m, str) else getattr(m, "__name__", repr(m)): m for m in metrics}
+        if len(named) != len(metrics):
+            raise ValueError(f"two metrics have the same name: {[str(m) for m in metrics]}; pass a mapping")
+    for name, metric in named.items():
+        if isinstance(metric, str) and metric not in NAMED:
+            raise ValueError(f"unknown metric {metric!r}; known are {', '.join(sorted(NAMED))}")
+        if not isinstance(metric, str) and not callable(metric):
+            raise TypeError(f"metric {name!r} must be a name or a function of a State, not {metric!r}")
+    return named

@@ -1,0 +1,144 @@
+"""What a run leaves behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+from fastdmf import storage
+from fastdmf._checks import Array
+from fastdmf._version import __version__
+from fastdmf.factorizations import Factorization, Product, Symmetric
+from fastdmf.stopping import Status
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+FORMAT = 1
+
+_SCALARS = ("loss", "test_error", "steps", "evaluations", "time", "seconds", "seed")
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Where a run ended, why, and what was recorded on the way.
+
+    Attributes
+    ----------
+    factors : list of ndarray
+        [W_1, …, W_N] with W = W_N ⋯ W_1, or [U].
+    loss : float
+        Loss at the end, in the problem's normalization.
+    test_error : float
+        Root mean square error on what was not observed; NaN if that is unknown.
+    steps : int
+        Steps taken.
+    evaluations : int
+        Evaluations of loss and gradient.
+    time : float
+        Sum of all step sizes.
+    seconds : float
+        Wall time spent, over all resumptions.
+    status : Status
+        Why the run ended; ``status.advice`` says what to do about it.
+    seed : int or None
+        Seed of the initialization, drawn afresh if none was given; None if nothing was random.
+    settings : mapping of str to str
+        Every choice that determined the run, as text.
+    records : mapping of str to ndarray
+        Everything recorded, one row per recorded step; see :attr:`trace`.
+    """
+
+    factors: list[Array]
+    factorization: Factorization
+    loss: float
+    test_error: float
+    steps: int
+    evaluations: int
+    time: float
+    seconds: float
+    status: Status
+    seed: int | None
+    settings: Mapping[str, str]
+    records: Mapping[str, Array] = field(repr=False)
+
+    @cached_property
+    def product(self) -> Array:
+        """The matrix W, (n, p)."""
+        return self.factorization.compose(self.factors)
+
+    @cached_property
+    def trace(self) -> xr.Dataset:
+        """The recorded metrics as an xarray.Dataset over ``step``, with ``time`` and ``evaluations``."""
+        import xarray as xr
+
+        def variable(name: str, values: Array) -> tuple[tuple[str, ...], Array]:
+            own = [f"{name}_{axis}" for axis in range(1, values.ndim)]
+            return ("step", *(["component"] if name == "singular_values" else own)), values
+
+        coordinates = {name: ("step", self.records[name]) for name in ("step", "time", "evaluations")}
+        metrics = {name: variable(name, x) for name, x in self.records.items() if name not in coordinates}
+        attributes = {**self.settings, "status": str(self.status), "fastdmf": __version__}
+        return xr.Dataset(metrics, coords=coordinates, attrs=attributes)
+
+    def summary(self) -> str:
+        """A few lines that say what was run, where it ended and why."""
+        lines = [
+            f"{self.settings['factorization']} on {self.settings['problem'].rsplit(' ', 1)[0]}",
+            f"{self.settings['optimizer']}, from {self.settings['init']}, seed {self.seed}, "
+            f"{self.settings['dtype']}",
+            f"status      {self.status}: {self.status.advice}",
+            f"loss        {self.loss:.6g}",
+            f"test error  {self.test_error:.6g}",
+            f"steps       {self.steps}  (time {self.time:.6g}, {self.evaluations} evaluations)",
+            f"seconds     {self.seconds:.3g}",
+        ]
+        return "\n".join(lines)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to one NPZ file, atomically; :meth:`load` reads it back bit by bit."""
+        header, arrays = self.pack()
+        storage.write(path, {"kind": "result", "format": FORMAT, **header}, arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a result; ValueError if the file is something else, or of another format version."""
+        return cls.unpack(*storage.read(path, "result", FORMAT))
+
+    def pack(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        """A header of plain values and named arrays, from which :meth:`unpack` makes the same result."""
+        header = {
+            "fastdmf": __version__,
+            "status": str(self.status),
+            "settings": dict(self.settings),
+            "symmetric": isinstance(self.factorization, Symmetric),
+            **{name: getattr(self, name) for name in _SCALARS},
+        }
+        factors = {f"factor_{j}": w for j, w in enumerate(self.factors, start=1)}
+        return header, factors | {f"record_{name}": x for name, x in self.records.items()}
+
+    @classmethod
+    def unpack(cls, header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Self:
+        """The result that :meth:`pack` took apart."""
+        factors = []
+        while (name := f"factor_{len(factors) + 1}") in arrays:
+            factors.append(arrays[name])
+        return cls(
+            factors=factors,
+            factorization=_factorization_of(factors, header["symmetric"]),
+            status=Status(header["status"]),
+            settings=header["settings"],
+            records={
+                name.removeprefix("record_"): x for name, x in arrays.items() if name.startswith("record_")
+            },
+            **{name: header[name] for name in _SCALARS},
+        )
+
+
+def _factorization_of(factors: list[Array], symmetric: bool) -> Factorization:
+    if symmetric:
+        return Symmetric(factors[0].shape[1])
+    return Product(len(factors), tuple(w.shape[0] for w in factors[:-1]))

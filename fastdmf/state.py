@@ -1,0 +1,64 @@
+"""One point of a trajectory, as a value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from fastdmf._checks import Array
+from fastdmf.factorizations import Factorization
+from fastdmf.problems import Problem
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Where a trajectory is, with everything that its continuation depends on.
+
+    Attributes
+    ----------
+    problem, factorization
+        What is being fitted, and by which factors.
+    factors : list of ndarray
+        [W_1, …, W_N], or [U]; read-only.
+    gradients : list of ndarray
+        The gradient of the loss in each factor; read-only.
+    loss : float
+        In the problem's normalization.
+    step : int
+        Steps taken since the start.
+    time : float
+        Sum of all step sizes: the time of the gradient flow that the steps imitate.
+    evaluations : int
+        Evaluations of loss and gradient since the start.
+    diverged : bool
+        The next step has no finite loss: this is the last finite state, and cannot be advanced.
+    memory : mapping of str to ndarray
+        The optimizer's memory.
+    """
+
+    problem: Problem
+    factorization: Factorization
+    factors: list[Array]
+    gradients: list[Array]
+    loss: float
+    step: int
+    time: float
+    evaluations: int
+    diverged: bool
+    memory: Mapping[str, Array]
+
+    @cached_property
+    def product(self) -> Array:
+        """The matrix W, (n, p)."""
+        return self.factorization.compose(self.factors)
+
+    @cached_property
+    def singular_values(self) -> Array:
+        """Singular values of W in descending order."""
+        return np.linalg.svd(self.product, compute_uv=False)
+
+    @property
+    def test_error(self) -> float:
+        """Root mean square error on what was not observed (see the problem's ``test_error``)."""
+        return self.problem.test_error(self.product)

@@ -1,0 +1,77 @@
+"""Recording applied to a trajectory."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fastdmf._checks import Array
+from fastdmf.backends import Trajectory
+from fastdmf.metrics import NAMED
+from fastdmf.recording import Record
+
+#: Metrics that a trajectory knows without being copied into a State.
+_DIRECT = {
+    "loss": lambda trajectory: trajectory.loss,
+    "test_error": lambda trajectory: trajectory.test_error(),
+}
+
+
+class Recorder:
+    """Collects the metrics of a `Record` at the steps it names."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._columns: dict[str, list[Any]] = {"step": [], "time": [], "evaluations": []}
+        self._columns |= {name: [] for name in record.metrics}
+        #: Loss levels not reached yet.
+        self.levels = list(record.at_loss or ())
+
+    def next_step(self, step: int) -> int | None:
+        """The next step to be recorded whatever the loss."""
+        return self._record.next_step(step)
+
+    def halts(self) -> list[tuple[float, float]]:
+        """The next loss level, at which compiled code is to come back."""
+        return [(self.levels[0], np.inf)] if self.levels else []
+
+    def is_due(self, trajectory: Trajectory) -> bool:
+        """Whether the current step is to be recorded, and has not been."""
+        step = trajectory.step
+        remaining = [level for level in self.levels if trajectory.loss > level]
+        has_reached_level = len(remaining) < len(self.levels)
+        self.levels = remaining
+        is_wanted = has_reached_level or step == 0 or self._record.next_step(step - 1) == step
+        return is_wanted and not self._has(step)
+
+    def take(self, trajectory: Trajectory) -> None:
+        """Record the current step."""
+        if self._has(trajectory.step):
+            return
+        row: dict[str, Any] = {
+            "step": trajectory.step,
+            "time": trajectory.time,
+            "evaluations": trajectory.evaluations,
+        }
+        state = None
+        for name, metric in self._record.metrics.items():
+            if isinstance(metric, str) and metric in _DIRECT:
+                row[name] = _DIRECT[metric](trajectory)
+                continue
+            if state is None:
+                state = trajectory.state()
+            row[name] = (NAMED[metric] if isinstance(metric, str) else metric)(state)
+        for name, value in row.items():
+            self._columns[name].append(value)
+
+    def _has(self, step: int) -> bool:
+        return bool(self._columns["step"]) and self._columns["step"][-1] == step
+
+    def arrays(self) -> dict[str, Array]:
+        """Everything recorded: one row per recorded step."""
+        return {name: np.asarray(column) for name, column in self._columns.items()}
+
+    def restore(self, arrays: Mapping[str, Array], levels: list[float]) -> None:
+        """Take up what :meth:`arrays` and :attr:`levels` gave before."""
+        self._columns = {name: list(arrays[name]) for name in self._columns}
+        self.levels = levels

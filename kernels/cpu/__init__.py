@@ -1,0 +1,18 @@
+"""Numba kernels for the CPU.
+
+==================  ================================================================================
+``compilation``     how kernels are compiled and cached
+``tables``          matrices scattered in memory, addressed by one small table
+``completion``      W on a sparse support: sampled products, their adjoints, observed entries
+``sensing``         W everywhere, and linear measurements of it, dense or sparse
+``product``         chains of factors: prefix products and the pullback
+``symmetric``       the pullback for UUᵀ, where one factor stands on both sides
+``line_search``     the loss along the gradient as a polynomial, and its minimizer
+``stepping``        loss, gradient, and the compiled multi-step loop
+==================  ================================================================================
+
+Notation.  W (n × p) is split where the observations meet it: W = L Rᵀ, with L (n × k) the product of
+the factors left of the split and Rᵀ the product of those right of it.  Factors right of the split are
+stored transposed, so that both chains are walked from the outside in by the same code and both sides
+are gathered by contiguous rows.  Ω, the *support*, is the set of entries of W that are looked at.
+"""

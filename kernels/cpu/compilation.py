@@ -1,0 +1,58 @@
+"""How kernels are compiled and cached."""
+
+import functools
+import hashlib
+from pathlib import Path
+
+import numba
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
+
+# Reassociation is what lets reductions vectorize.  'nnan' and 'ninf' are left out: with them LLVM may
+# assume that no value is ever NaN or infinite, and removes the tests that detect divergence.
+FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
+
+#: A helper, compiled into the entry points that call it.
+kernel = numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True)
+
+#: A helper whose ``prange`` loops run on Numba's threads.
+parallel_kernel = numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True, parallel=True)
+
+
+@functools.cache
+def source_digest() -> str:
+    """SHA-256 over every kernel source, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+class _StampedByAllSources:
+    """Numba stamps a cache entry with the one file that defines the function, so an edit of a helper in
+    another file would go unnoticed.  Here the stamp covers all kernel files.
+    """
+
+    def get_source_stamp(self):
+        return source_digest()
+
+
+class _CacheImpl(CompileResultCacheImpl):
+    _locator_classes = [
+        type(locator.__name__, (_StampedByAllSources, locator), {})
+        for locator in CompileResultCacheImpl._locator_classes
+    ]
+
+
+class _Cache(FunctionCache):
+    _impl_class = _CacheImpl
+
+
+def entry_point(function):
+    """Compile a kernel that backends call: the GIL is released and machine code is cached on disk."""
+    dispatcher = kernel(function)
+    try:
+        dispatcher._cache = _Cache(function)
+    except RuntimeError:
+        # Numba found no writable directory to cache in; the kernel is then compiled in every process.
+        pass
+    return dispatcher

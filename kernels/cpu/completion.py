@@ -1,0 +1,165 @@
+"""W on a sparse support: sampled products, their adjoints, and observed entries.
+
+The support Ω is kept twice, row by row and column by column, so that both halves of the gradient are
+sums that one row owns: nothing is scattered, and rows can be shared among threads without changing a bit.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+from numba.extending import overload
+
+from fastdmf.kernels.cpu.compilation import kernel, parallel_kernel
+from fastdmf.kernels.cpu.verbs import is_a, is_serial, look, measure, pull, pull_tied, residual
+
+
+class Pattern(NamedTuple):
+    """A sparse support Ω of S entries of an n × p matrix, numbered row by row.
+
+    ``row_starts`` (n + 1,) and ``cols`` (S,) are its CSR form.  ``col_starts`` (p + 1,) and ``rows``
+    (S,) are the CSC form, and ``order`` (S,) gives the row-by-row number of each entry there.
+    ``row_blocks`` and ``col_blocks`` cut rows and columns into blocks of similar work.
+    """
+
+    row_starts: np.ndarray
+    cols: np.ndarray
+    row_blocks: np.ndarray
+    col_starts: np.ndarray
+    rows: np.ndarray
+    order: np.ndarray
+    col_blocks: np.ndarray
+
+
+class Entries(NamedTuple):
+    """The measurement W ↦ W on Ω, compared with ``values`` (S,); ``scale`` c: loss = (c/2) Σ r²."""
+
+    values: np.ndarray
+    scale: float
+
+
+@kernel
+def _sampled_products(left, right, starts, cols, first, last, w):
+    """w_e = ⟨L_i, R_j⟩ for the entries e = (i, j) of rows first … last − 1."""
+    width = left.shape[1]
+    for i in range(first, last):
+        row = left[i]
+        for e in range(starts[i], starts[i + 1]):
+            other = right[cols[e]]
+            dot = row[0] * 0
+            for q in range(width):
+                dot += row[q] * other[q]
+            w[e] = dot
+
+
+@kernel
+def _gather_rows(starts, cols, order, z, dense, first, last, accumulate, out):
+    """out_i (+)= Σ_e z_e dense_j over the entries e = (i, j) of rows first … last − 1."""
+    width = dense.shape[1]
+    for i in range(first, last):
+        total = out[i]
+        if not accumulate:
+            total[:] = 0
+        for e in range(starts[i], starts[i + 1]):
+            # `order` is None row by row; Numba then removes this branch when it compiles.
+            if order is None:
+                weight = z[e]
+            else:
+                weight = z[order[e]]
+            row = dense[cols[e]]
+            for q in range(width):
+                total[q] += weight * row[q]
+
+
+@kernel
+def _gather_blocks(starts, cols, order, blocks, z, dense, accumulate, out, cancel):
+    for b in range(blocks.size - 1):
+        if cancel[0] == 0:
+            _gather_rows(starts, cols, order, z, dense, blocks[b], blocks[b + 1], accumulate, out)
+
+
+@parallel_kernel
+def _sampled_products_threaded(left, right, starts, cols, blocks, w):
+    for b in prange(blocks.size - 1):
+        _sampled_products(left, right, starts, cols, blocks[b], blocks[b + 1], w)
+
+
+@parallel_kernel
+def _gather_blocks_threaded(starts, cols, order, blocks, z, dense, accumulate, out, cancel):
+    for b in prange(blocks.size - 1):
+        if cancel[0] == 0:
+            _gather_rows(starts, cols, order, z, dense, blocks[b], blocks[b + 1], accumulate, out)
+
+
+@overload(look)
+def _look(support, left, right, w, threads):
+    if not is_a(support, Pattern):
+        return None
+    if is_serial(threads):
+
+        def serial(support, left, right, w, threads):
+            _sampled_products(left, right, support.row_starts, support.cols, 0, left.shape[0], w)
+
+        return serial
+
+    def threaded(support, left, right, w, threads):
+        _sampled_products_threaded(left, right, support.row_starts, support.cols, support.row_blocks, w)
+
+    return threaded
+
+
+@overload(pull)
+def _pull(support, z, left, right, grad_left, grad_right, cancel, threads):
+    if not is_a(support, Pattern):
+        return None
+    gather = _gather_blocks if is_serial(threads) else _gather_blocks_threaded
+
+    def both(support, z, left, right, grad_left, grad_right, cancel, threads):
+        s = support
+        gather(s.row_starts, s.cols, None, s.row_blocks, z, right, False, grad_left, cancel)
+        gather(s.col_starts, s.rows, s.order, s.col_blocks, z, left, False, grad_right, cancel)
+
+    return both
+
+
+@overload(pull_tied)
+def _pull_tied(support, z, factor, grad, cancel, threads):
+    if not is_a(support, Pattern):
+        return None
+    gather = _gather_blocks if is_serial(threads) else _gather_blocks_threaded
+
+    def tied(support, z, factor, grad, cancel, threads):
+        s = support
+        gather(s.row_starts, s.cols, None, s.row_blocks, z, factor, False, grad, cancel)
+        gather(s.col_starts, s.rows, s.order, s.col_blocks, z, factor, True, grad, cancel)
+
+    return tied
+
+
+@overload(measure)
+def _measure(operator, w, out):
+    if not is_a(operator, Entries):
+        return None
+
+    def copy(operator, w, out):
+        out[:] = w
+
+    return copy
+
+
+@overload(residual)
+def _residual(operator, w, r):
+    if not is_a(operator, Entries):
+        return None
+
+    def observed(operator, w, r):
+        # A is the identity on Ω, so c A*(r) is c r: callers pass one array as both w and r.
+        c = operator.scale
+        total = 0.0
+        for e in range(w.size):
+            misfit = w[e] - operator.values[e]
+            total += np.float64(misfit) * np.float64(misfit)
+            w[e] = misfit * w.dtype.type(c)
+        return 0.5 * c * total
+
+    return observed

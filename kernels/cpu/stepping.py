@@ -1,0 +1,239 @@
+"""Loss, gradient, and the compiled multi-step loop."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba.extending import overload
+
+from fastdmf.kernels.cpu import completion, sensing  # noqa: F401  (they implement the verbs)
+from fastdmf.kernels.cpu.compilation import entry_point, kernel
+from fastdmf.kernels.cpu.line_search import LineSearch, exact_step
+from fastdmf.kernels.cpu.product import chain_end, chain_product, chain_pullback
+from fastdmf.kernels.cpu.tables import flat, matrix
+from fastdmf.kernels.cpu.verbs import is_a, look, pull, pull_tied, residual
+
+# Slots of the vector of scalars that a trajectory carries from step to step.
+LOSS, GRADIENT_SQUARED, TIME, STEPS, MEAN_SQUARE = range(5)
+SLOTS = 5
+
+# Why `advance` returned.
+ALL_STEPS, HALTED, DIVERGED, CANCELLED = range(4)
+
+
+class Chains(NamedTuple):
+    """How the factors stand around the observations, and scratch memory of the sizes that follow.
+
+    ``left`` factors, then ``right`` transposed factors; (1, 0) with ``tied`` is UUᵀ, and (0, 0) is W
+    itself, of which only the support moves.  ``prefixes`` and ``deltas`` are tables; ``w`` (S,) is W on
+    the support, then the gradient there; ``r`` (m,) is the scaled residual.
+    """
+
+    left: int
+    right: int
+    tied: bool
+    prefixes: np.ndarray
+    deltas: np.ndarray
+    w: np.ndarray
+    r: np.ndarray
+
+
+class FixedStep(NamedTuple):
+    """Gradient descent; with momentum μ > 0 the velocity v ← μ v + g takes the gradient's place."""
+
+    lr: float
+    momentum: float
+    velocity: np.ndarray
+
+
+class GroupRMS(NamedTuple):
+    """GroupRMSprop of Arora et al. (2019): one running mean square for all factors."""
+
+    lr: float
+    alpha: float
+    eps: float
+
+
+@kernel
+def _forward(support, operator, chains, factors, threads):
+    """The loss at the factors; ``chains.w`` is left holding the gradient on the support."""
+    w = chains.w
+    if chains.left == 0:
+        w[:] = flat(factors, 0, w)
+    else:
+        left = chain_product(factors, chains.prefixes, 0, chains.left, w)
+        if chains.tied:
+            right = left
+        else:
+            right = chain_product(factors, chains.prefixes, chains.left, chains.right, w)
+        look(support, left, right, w, threads)
+    return residual(operator, w, chains.r)
+
+
+@kernel
+def _end_of_chain(chains, factors, first, count):
+    """The product of a chain that :func:`_forward` has multiplied out."""
+    if count == 1:
+        return matrix(factors, first, chains.w)
+    return matrix(chains.prefixes, first + count - 1, chains.w)
+
+
+@kernel
+def _backward(support, chains, factors, grads, cancel, threads):
+    """The gradient in the factors, from what :func:`_forward` left behind."""
+    w = chains.w
+    if chains.left == 0:
+        flat(grads, 0, w)[:] = w
+        return
+    left = _end_of_chain(chains, factors, 0, chains.left)
+    if chains.tied:
+        pull_tied(support, w, left, matrix(grads, 0, w), cancel, threads)
+        return
+    right = _end_of_chain(chains, factors, chains.left, chains.right)
+    grad_left = chain_end(grads, chains.deltas, 0, chains.left, w)
+    grad_right = chain_end(grads, chains.deltas, chains.left, chains.right, w)
+    pull(support, w, left, right, grad_left, grad_right, cancel, threads)
+    chain_pullback(factors, chains.prefixes, grads, chains.deltas, 0, chains.left, w)
+    chain_pullback(factors, chains.prefixes, grads, chains.deltas, chains.left, chains.right, w)
+
+
+@kernel
+def _sum_of_squares(table, like):
+    total = 0.0
+    for j in range(table.shape[0]):
+        for x in flat(table, j, like):
+            total += np.float64(x) * np.float64(x)
+    return total
+
+
+@kernel
+def _step_from_gradient(factors, grads, step, like):
+    """Grads ← factors − step · grads: the new point takes the gradient's memory."""
+    step = like.dtype.type(step)
+    for j in range(factors.shape[0]):
+        theta = flat(factors, j, like)
+        g = flat(grads, j, like)
+        for i in range(theta.size):
+            g[i] = theta[i] - step * g[i]
+
+
+def _move(rule, support, operator, chains, factors, grads, scalars, threads):
+    """Write the next point into the memory of ``grads``, by the optimizer that ``rule`` describes."""
+
+
+@overload(_move)
+def _move_fixed(rule, support, operator, chains, factors, grads, scalars, threads):
+    if not is_a(rule, FixedStep):
+        return None
+
+    def fixed(rule, support, operator, chains, factors, grads, scalars, threads):
+        like = chains.w
+        if rule.momentum != 0.0:
+            momentum = like.dtype.type(rule.momentum)
+            for j in range(grads.shape[0]):
+                v = flat(rule.velocity, j, like)
+                g = flat(grads, j, like)
+                for i in range(v.size):
+                    v[i] = momentum * v[i] + g[i]
+                    g[i] = v[i]
+        _step_from_gradient(factors, grads, rule.lr, like)
+        scalars[TIME] += rule.lr
+
+    return fixed
+
+
+@overload(_move)
+def _move_group(rule, support, operator, chains, factors, grads, scalars, threads):
+    if not is_a(rule, GroupRMS):
+        return None
+
+    def group(rule, support, operator, chains, factors, grads, scalars, threads):
+        # v ← α v + (1 − α) Σ_j ‖g_j‖²;  step = lr / (√(v / (1 − αᵗ)) + eps)
+        v = rule.alpha * scalars[MEAN_SQUARE] + (1.0 - rule.alpha) * scalars[GRADIENT_SQUARED]
+        unbiased = v / (1.0 - rule.alpha ** (scalars[STEPS] + 1.0))
+        step = rule.lr / (np.sqrt(unbiased) + rule.eps)
+        _step_from_gradient(factors, grads, step, chains.w)
+        scalars[MEAN_SQUARE] = v
+        scalars[TIME] += step
+
+    return group
+
+
+@overload(_move)
+def _move_exact(rule, support, operator, chains, factors, grads, scalars, threads):
+    if not is_a(rule, LineSearch):
+        return None
+
+    def exact(rule, support, operator, chains, factors, grads, scalars, threads):
+        step = exact_step(rule, support, operator, chains, factors, grads, threads)
+        _step_from_gradient(factors, grads, step, chains.w)
+        scalars[TIME] += step
+
+    return exact
+
+
+@kernel
+def _met(loss_below, gradient_below, scalars):
+    """Whether any pair of thresholds is met by the loss and the gradient's norm together."""
+    for c in range(loss_below.size):
+        if scalars[LOSS] <= loss_below[c] and scalars[GRADIENT_SQUARED] <= gradient_below[c] ** 2:
+            return True
+    return False
+
+
+@entry_point
+def evaluate(support, operator, chains, factors, grads, scalars, cancel, threads):
+    """Loss, gradient and the gradient's squared norm at the factors."""
+    scalars[LOSS] = _forward(support, operator, chains, factors, threads)
+    _backward(support, chains, factors, grads, cancel, threads)
+    scalars[GRADIENT_SQUARED] = _sum_of_squares(grads, chains.w)
+
+
+@entry_point
+def entries_at(support, chains, factors, w, threads):
+    """W = the entries of the product of the factors on a support."""
+    left = chain_product(factors, chains.prefixes, 0, chains.left, w)
+    if chains.tied:
+        look(support, left, left, w, threads)
+    else:
+        right = chain_product(factors, chains.prefixes, chains.left, chains.right, w)
+        look(support, left, right, w, threads)
+
+
+@entry_point
+def advance(
+    rule, support, operator, chains, factors, grads, scalars, steps, norms, loss_below, gradient_below,
+    cancel, threads,
+):  # fmt: skip
+    """Take up to ``steps`` steps from an evaluated point.
+
+    The point and its gradient lie in two sets of matrices, which change places at every step: the new
+    point is written over the gradient, and once its loss is known to be finite, the new gradient over
+    the old point.  So the last finite point survives a divergence without ever being copied.
+
+    ``norms`` asks for the gradient's norm at every step.  The run halts early at the first point whose
+    loss and gradient norm lie below some pair (``loss_below[c]``, ``gradient_below[c]``).
+
+    Returns
+    -------
+    taken, event, swapped
+        Steps taken, why it returned, and whether the two sets have changed places.
+    """
+    swapped = False
+    for taken in range(steps):
+        time, mean_square = scalars[TIME], scalars[MEAN_SQUARE]
+        _move(rule, support, operator, chains, factors, grads, scalars, threads)
+        factors, grads, swapped = grads, factors, not swapped
+        loss = _forward(support, operator, chains, factors, threads)
+        if not np.isfinite(loss):
+            scalars[TIME], scalars[MEAN_SQUARE] = time, mean_square
+            return taken, DIVERGED, not swapped
+        scalars[LOSS] = loss
+        scalars[STEPS] += 1.0
+        _backward(support, chains, factors, grads, cancel, threads)
+        if norms:
+            scalars[GRADIENT_SQUARED] = _sum_of_squares(grads, chains.w)
+        if cancel[0] != 0:
+            return taken + 1, CANCELLED, swapped
+        if _met(loss_below, gradient_below, scalars):
+            return taken + 1, HALTED, swapped
+    return steps, ALL_STEPS, swapped
