@@ -44,10 +44,10 @@ def index_array(name: str, value: object, bound: int) -> Array:
     return frozen(array, np.int32)
 
 
-def frozen(array: Array, dtype: npt.DTypeLike = None) -> Array:
-    """A read-only array: the same one if it is read-only already, a copy otherwise."""
+def frozen(array: Array, dtype: npt.DTypeLike) -> Array:
+    """A read-only array: the same one if it is read-only and of that type, a copy otherwise."""
     if array.flags.writeable or array.dtype != dtype:
-        array = np.array(array, dtype=dtype or array.dtype, order="C")
+        array = np.array(array, dtype=dtype, order="C")
         array.flags.writeable = False
     return array
 

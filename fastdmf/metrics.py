@@ -7,6 +7,7 @@ Functions take plain arrays.  ``NAMED`` holds, for every name that `Record` acce
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def balancedness(factors: Sequence[Array]) -> float:
     """max_j ‖W_{j+1}ᵀ W_{j+1} − W_j W_jᵀ‖_F: zero when the factors are balanced, as for a single one."""
     gaps = [
         float(np.linalg.norm(upper.T @ upper - lower @ lower.T))
-        for lower, upper in zip(factors[:-1], factors[1:], strict=True)
+        for lower, upper in pairwise(factors)
     ]
     return max(gaps, default=0.0)
 

@@ -54,6 +54,11 @@ class Record:
             object.__setattr__(self, "per_decade", 10)
         object.__setattr__(self, "metrics", _by_name(self.metrics))
 
+    @property
+    def named_metrics(self) -> dict[str, Metric]:
+        """The metrics by the names they are recorded under."""
+        return _by_name(self.metrics)
+
     def next_step(self, step: int) -> int | None:
         """The first step after ``step`` that is to be recorded whatever the loss, None if none is."""
         upcoming = []

@@ -61,4 +61,4 @@ class State:
     @property
     def test_error(self) -> float:
         """Root mean square error on what was not observed (see the problem's ``test_error``)."""
-        return self.problem.test_error(self.product)
+        return self.problem.test_error(self.product) if self.problem.has_test_error else float("nan")

@@ -22,8 +22,9 @@ class Recorder:
 
     def __init__(self, record: Record) -> None:
         self._record = record
-        self._columns: dict[str, list[Any]] = {"step": [], "time": [], "evaluations": []}
-        self._columns |= {name: [] for name in record.metrics}
+        self._columns: dict[str, list[Any]] = {
+            name: [] for name in ("step", "time", "evaluations", *record.named_metrics)
+        }
         #: Loss levels not reached yet.
         self.levels = list(record.at_loss or ())
 
@@ -54,7 +55,7 @@ class Recorder:
             "evaluations": trajectory.evaluations,
         }
         state = None
-        for name, metric in self._record.metrics.items():
+        for name, metric in self._record.named_metrics.items():
             if isinstance(metric, str) and metric in _DIRECT:
                 row[name] = _DIRECT[metric](trajectory)
                 continue

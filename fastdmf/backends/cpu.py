@@ -6,6 +6,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.core import config as numba_config
 
 from fastdmf._checks import Array
 from fastdmf.backends import Event, Halts
@@ -52,9 +53,10 @@ class CpuObjective:
     """
 
     def __init__(self, problem: Problem, factorization: Factorization, dtype: np.dtype, threads: int) -> None:
-        if threads > numba.config.NUMBA_NUM_THREADS:
+        available: int = numba_config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]
+        if threads > available:
             raise ValueError(
-                f"threads must be at most {numba.config.NUMBA_NUM_THREADS} here, not {threads}; "
+                f"threads must be at most {available} here, not {threads}; "
                 "the environment variable NUMBA_NUM_THREADS raises the limit"
             )
         self.problem, self.factorization = problem, factorization
@@ -83,17 +85,19 @@ class CpuObjective:
         with self.holding_threads():
             stepping.evaluate(
                 self.support, self.operator, scratch.chains, point.table, gradient.table,
-                scalars, np.zeros(1, np.uint8), self.thread_argument,
+                scalars, _never_set(), _never_set(), self.thread_argument,
             )  # fmt: skip
         return float(scalars[stepping.LOSS]), self.layout.outward(gradient.arrays, None)
 
     def test_error(self, point: Matrices, scratch: "Scratch", factors: Sequence[Array]) -> float:
         """The problem's test error, without writing out W where entries are held out."""
+        if not self.problem.has_test_error:
+            return float("nan")
         if self._held_out is None:
             return self.problem.test_error(self.factorization.compose(factors))
         pattern, values = self._held_out
         w = np.empty(values.size, self.dtype)
-        stepping.entries_at(pattern, scratch.chains, point.table, w, self.thread_argument)
+        stepping.entries_at(pattern, scratch.chains, point.table, w, _never_set(), self.thread_argument)
         return root_mean_square(w - values)
 
     def _bind_held_out(self) -> tuple[Pattern, Array] | None:
@@ -159,6 +163,7 @@ class CpuTrajectory:
     ) -> None:
         self.objective = objective
         self.cancel = np.zeros(1, dtype=np.uint8)
+        self._cancel_forward = self.cancel
         self.evaluations = evaluations
         self.diverged = False
         layout, dtype = objective.layout, objective.dtype
@@ -169,6 +174,9 @@ class CpuTrajectory:
         self._scratch = Scratch(objective)
         self._scalars = np.array(memory.get("scalars", np.zeros(stepping.SLOTS)), dtype=np.float64)
         self._rule, self._velocity, self._kept_alive = _rule_of(optimizer, objective, memory)
+        if self._velocity:
+            # A step cut short is taken back, which a velocity that was overwritten does not allow.
+            self._cancel_forward = _never_set()
         self._evaluate()
 
     @property
@@ -196,7 +204,7 @@ class CpuTrajectory:
         with o.holding_threads():
             stepping.evaluate(
                 o.support, o.operator, self._scratch.chains, self._point.table, self._gradient.table,
-                self._scalars, self.cancel, o.thread_argument,
+                self._scalars, _never_set(), self.cancel, o.thread_argument,
             )  # fmt: skip
         self._gradient_is_stale = False
         self.diverged = not np.isfinite(self.loss)
@@ -218,7 +226,8 @@ class CpuTrajectory:
             taken, event, swapped = stepping.advance(
                 self._rule, o.support, o.operator, self._scratch.chains,
                 self._point.table, self._gradient.table, self._scalars,
-                steps, wants_norms, loss_below, gradient_below, self.cancel, o.thread_argument,
+                steps, wants_norms, loss_below, gradient_below,
+                self._cancel_forward, self.cancel, o.thread_argument,
             )  # fmt: skip
         if swapped:
             self._point, self._gradient = self._gradient, self._point
@@ -254,6 +263,11 @@ class CpuTrajectory:
             self.step, self.time, self.evaluations, diverged,
             {name: array.copy() for name, array in self.memory().items()},
         )  # fmt: skip
+
+
+def _never_set() -> Array:
+    """A flag for calls that are not to be cancelled."""
+    return np.zeros(1, dtype=np.uint8)
 
 
 def _frozen(arrays: Sequence[Array]) -> list[Array]:

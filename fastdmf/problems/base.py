@@ -72,6 +72,11 @@ class Problem(ABC):
         """∇ℓ(W) = c A*(A(W) − y), an (n, p) array."""
         return self.loss_scale * self.adjoint(self.residual(matrix))
 
+    @property
+    def has_test_error(self) -> bool:
+        """Whether anything is known of what was not observed."""
+        return self.truth is not None
+
     @abstractmethod
     def test_error(self, matrix: Array) -> float:
         """Root mean square error of an (n, p) matrix on what was not observed; NaN if it is unknown."""

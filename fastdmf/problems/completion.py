@@ -135,6 +135,11 @@ class Completion(Problem):
         rows, cols = np.nonzero(~np.isnan(array))
         return cls(rows, cols, array[rows, cols], array.shape, test=test, loss=loss)
 
+    @property
+    def has_test_error(self) -> bool:
+        """Whether there are held-out entries or a truth."""
+        return self.test is not None or self.truth is not None
+
     def measure(self, matrix: Array) -> Array:
         """W[rows, cols]."""
         return matrix[self.rows, self.cols]

@@ -30,8 +30,8 @@ class PlantedMatrix:
         n, p = shape
         if symmetric and n != p:
             raise ValueError(f"symmetric=True needs a square shape, not {shape}")
-        if spectrum is not None:
-            weights = real_array("spectrum", spectrum, ndim=1)
+        weights = None if spectrum is None else real_array("spectrum", spectrum, ndim=1)
+        if weights is not None:
             if weights.size == 0 or weights.min() < 0 or weights.max() == 0:
                 raise ValueError(f"spectrum must be non-negative and not all zero, not {spectrum!r}")
             rank = weights.size
@@ -40,7 +40,7 @@ class PlantedMatrix:
             raise ValueError(f"rank {rank} is larger than the smaller side of shape {shape}")
         left = rng.standard_normal((n, rank))
         right = left if symmetric else rng.standard_normal((p, rank))
-        if spectrum is not None:
+        if weights is not None:
             left = np.linalg.qr(left)[0]
             right = left if symmetric else np.linalg.qr(right)[0]
             left = left * weights

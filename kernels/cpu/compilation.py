@@ -1,5 +1,6 @@
 """How kernels are compiled and cached."""
 
+import contextlib
 import functools
 import hashlib
 from pathlib import Path
@@ -37,10 +38,10 @@ class _StampedByAllSources:
 
 
 class _CacheImpl(CompileResultCacheImpl):
-    _locator_classes = [
+    _locator_classes = tuple(
         type(locator.__name__, (_StampedByAllSources, locator), {})
         for locator in CompileResultCacheImpl._locator_classes
-    ]
+    )
 
 
 class _Cache(FunctionCache):
@@ -50,9 +51,7 @@ class _Cache(FunctionCache):
 def entry_point(function):
     """Compile a kernel that backends call: the GIL is released and machine code is cached on disk."""
     dispatcher = kernel(function)
-    try:
+    # Where Numba finds no writable directory to cache in, kernels are compiled in every process.
+    with contextlib.suppress(RuntimeError):
         dispatcher._cache = _Cache(function)
-    except RuntimeError:
-        # Numba found no writable directory to cache in; the kernel is then compiled in every process.
-        pass
     return dispatcher

@@ -78,10 +78,18 @@ def _gather_blocks(starts, cols, order, blocks, z, dense, accumulate, out, cance
             _gather_rows(starts, cols, order, z, dense, blocks[b], blocks[b + 1], accumulate, out)
 
 
+@kernel
+def _sampled_blocks(left, right, starts, cols, blocks, w, cancel):
+    for b in range(blocks.size - 1):
+        if cancel[0] == 0:
+            _sampled_products(left, right, starts, cols, blocks[b], blocks[b + 1], w)
+
+
 @parallel_kernel
-def _sampled_products_threaded(left, right, starts, cols, blocks, w):
+def _sampled_blocks_threaded(left, right, starts, cols, blocks, w, cancel):
     for b in prange(blocks.size - 1):
-        _sampled_products(left, right, starts, cols, blocks[b], blocks[b + 1], w)
+        if cancel[0] == 0:
+            _sampled_products(left, right, starts, cols, blocks[b], blocks[b + 1], w)
 
 
 @parallel_kernel
@@ -92,20 +100,15 @@ def _gather_blocks_threaded(starts, cols, order, blocks, z, dense, accumulate, o
 
 
 @overload(look)
-def _look(support, left, right, w, threads):
+def _look(support, left, right, w, cancel, threads):
     if not is_a(support, Pattern):
         return None
-    if is_serial(threads):
+    sample = _sampled_blocks if is_serial(threads) else _sampled_blocks_threaded
 
-        def serial(support, left, right, w, threads):
-            _sampled_products(left, right, support.row_starts, support.cols, 0, left.shape[0], w)
+    def sampled(support, left, right, w, cancel, threads):
+        sample(left, right, support.row_starts, support.cols, support.row_blocks, w, cancel)
 
-        return serial
-
-    def threaded(support, left, right, w, threads):
-        _sampled_products_threaded(left, right, support.row_starts, support.cols, support.row_blocks, w)
-
-    return threaded
+    return sampled
 
 
 @overload(pull)

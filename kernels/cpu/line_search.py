@@ -64,7 +64,7 @@ def _expand_chain(factors, grads, prefixes, powers, base, first, count, like):
 
 
 @kernel
-def _coefficients(rule, support, operator, chains, factors, grads, threads):
+def _coefficients(rule, support, operator, chains, factors, grads, cancel, threads):
     """c_0 = r and the coefficients c_t of the measurements of W along ξ = −η; returns the degree N."""
     like = chains.w
     coefficients = rule.coefficients
@@ -84,7 +84,7 @@ def _coefficients(rule, support, operator, chains, factors, grads, threads):
         for a in range(max(0, t - count), min(t, chains.left) + 1):
             left = _power(factors, grads, chains.prefixes, powers, 0, 0, chains.left, chains.left, a, like)
             right = _power(factors, grads, chains.prefixes, powers, base, first, count, count, t - a, like)
-            look(support, left, right, rule.term, threads)
+            look(support, left, right, rule.term, cancel, threads)
             rule.sums[:] += rule.term
         measure(operator, rule.sums, coefficients[t])
     return degree
@@ -192,9 +192,9 @@ def minimizing_step(loss, degree, max_step, ladder):
 
 
 @kernel
-def exact_step(rule, support, operator, chains, factors, grads, threads):
+def exact_step(rule, support, operator, chains, factors, grads, cancel, threads):
     """The step η that minimizes the loss along the gradient."""
-    degree = _coefficients(rule, support, operator, chains, factors, grads, threads)
+    degree = _coefficients(rule, support, operator, chains, factors, grads, cancel, threads)
     c = rule.coefficients
     loss = rule.ladder[2 * degree + 3]
     loss[:] = 0.0

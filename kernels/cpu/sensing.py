@@ -38,11 +38,11 @@ class SparseRows(NamedTuple):
 
 
 @overload(look)
-def _look(support, left, right, w, threads):
+def _look(support, left, right, w, cancel, threads):
     if not is_a(support, Whole):
         return None
 
-    def everywhere(support, left, right, w, threads):
+    def everywhere(support, left, right, w, cancel, threads):
         np.dot(left, right.T, w.reshape(support.n, support.p))
 
     return everywhere

@@ -54,7 +54,7 @@ class GroupRMS(NamedTuple):
 
 
 @kernel
-def _forward(support, operator, chains, factors, threads):
+def _forward(support, operator, chains, factors, cancel, threads):
     """The loss at the factors; ``chains.w`` is left holding the gradient on the support."""
     w = chains.w
     if chains.left == 0:
@@ -65,7 +65,7 @@ def _forward(support, operator, chains, factors, threads):
             right = left
         else:
             right = chain_product(factors, chains.prefixes, chains.left, chains.right, w)
-        look(support, left, right, w, threads)
+        look(support, left, right, w, cancel, threads)
     return residual(operator, w, chains.r)
 
 
@@ -116,16 +116,16 @@ def _step_from_gradient(factors, grads, step, like):
             g[i] = theta[i] - step * g[i]
 
 
-def _move(rule, support, operator, chains, factors, grads, scalars, threads):
+def _move(rule, support, operator, chains, factors, grads, scalars, cancel, threads):
     """Write the next point into the memory of ``grads``, by the optimizer that ``rule`` describes."""
 
 
 @overload(_move)
-def _move_fixed(rule, support, operator, chains, factors, grads, scalars, threads):
+def _move_fixed(rule, support, operator, chains, factors, grads, scalars, cancel, threads):
     if not is_a(rule, FixedStep):
         return None
 
-    def fixed(rule, support, operator, chains, factors, grads, scalars, threads):
+    def fixed(rule, support, operator, chains, factors, grads, scalars, cancel, threads):
         like = chains.w
         if rule.momentum != 0.0:
             momentum = like.dtype.type(rule.momentum)
@@ -142,11 +142,11 @@ def _move_fixed(rule, support, operator, chains, factors, grads, scalars, thread
 
 
 @overload(_move)
-def _move_group(rule, support, operator, chains, factors, grads, scalars, threads):
+def _move_group(rule, support, operator, chains, factors, grads, scalars, cancel, threads):
     if not is_a(rule, GroupRMS):
         return None
 
-    def group(rule, support, operator, chains, factors, grads, scalars, threads):
+    def group(rule, support, operator, chains, factors, grads, scalars, cancel, threads):
         # v ← α v + (1 − α) Σ_j ‖g_j‖²;  step = lr / (√(v / (1 − αᵗ)) + eps)
         v = rule.alpha * scalars[MEAN_SQUARE] + (1.0 - rule.alpha) * scalars[GRADIENT_SQUARED]
         unbiased = v / (1.0 - rule.alpha ** (scalars[STEPS] + 1.0))
@@ -159,12 +159,12 @@ def _move_group(rule, support, operator, chains, factors, grads, scalars, thread
 
 
 @overload(_move)
-def _move_exact(rule, support, operator, chains, factors, grads, scalars, threads):
+def _move_exact(rule, support, operator, chains, factors, grads, scalars, cancel, threads):
     if not is_a(rule, LineSearch):
         return None
 
-    def exact(rule, support, operator, chains, factors, grads, scalars, threads):
-        step = exact_step(rule, support, operator, chains, factors, grads, threads)
+    def exact(rule, support, operator, chains, factors, grads, scalars, cancel, threads):
+        step = exact_step(rule, support, operator, chains, factors, grads, cancel, threads)
         _step_from_gradient(factors, grads, step, chains.w)
         scalars[TIME] += step
 
@@ -181,28 +181,28 @@ def _met(loss_below, gradient_below, scalars):
 
 
 @entry_point
-def evaluate(support, operator, chains, factors, grads, scalars, cancel, threads):
-    """Loss, gradient and the gradient's squared norm at the factors."""
-    scalars[LOSS] = _forward(support, operator, chains, factors, threads)
+def evaluate(support, operator, chains, factors, grads, scalars, cancel_forward, cancel, threads):
+    """Loss, gradient and the gradient's squared norm at the factors; the flags are as in `advance`."""
+    scalars[LOSS] = _forward(support, operator, chains, factors, cancel_forward, threads)
     _backward(support, chains, factors, grads, cancel, threads)
     scalars[GRADIENT_SQUARED] = _sum_of_squares(grads, chains.w)
 
 
 @entry_point
-def entries_at(support, chains, factors, w, threads):
-    """W = the entries of the product of the factors on a support."""
+def entries_at(support, chains, factors, w, cancel, threads):
+    """The entries of the product of the factors on a support, written to ``w``."""
     left = chain_product(factors, chains.prefixes, 0, chains.left, w)
     if chains.tied:
-        look(support, left, left, w, threads)
+        look(support, left, left, w, cancel, threads)
     else:
         right = chain_product(factors, chains.prefixes, chains.left, chains.right, w)
-        look(support, left, right, w, threads)
+        look(support, left, right, w, cancel, threads)
 
 
 @entry_point
 def advance(
     rule, support, operator, chains, factors, grads, scalars, steps, norms, loss_below, gradient_below,
-    cancel, threads,
+    cancel_forward, cancel, threads,
 ):  # fmt: skip
     """Take up to ``steps`` steps from an evaluated point.
 
@@ -213,6 +213,9 @@ def advance(
     ``norms`` asks for the gradient's norm at every step.  The run halts early at the first point whose
     loss and gradient norm lie below some pair (``loss_below[c]``, ``gradient_below[c]``).
 
+    Another thread ends the call by setting two flags.  ``cancel_forward`` takes back the step whose loss
+    is being computed; ``cancel`` leaves the gradient at the point reached unfinished.
+
     Returns
     -------
     taken, event, swapped
@@ -221,12 +224,13 @@ def advance(
     swapped = False
     for taken in range(steps):
         time, mean_square = scalars[TIME], scalars[MEAN_SQUARE]
-        _move(rule, support, operator, chains, factors, grads, scalars, threads)
+        _move(rule, support, operator, chains, factors, grads, scalars, cancel_forward, threads)
         factors, grads, swapped = grads, factors, not swapped
-        loss = _forward(support, operator, chains, factors, threads)
-        if not np.isfinite(loss):
+        loss = _forward(support, operator, chains, factors, cancel_forward, threads)
+        is_cancelled = cancel_forward[0] != 0
+        if is_cancelled or not np.isfinite(loss):
             scalars[TIME], scalars[MEAN_SQUARE] = time, mean_square
-            return taken, DIVERGED, not swapped
+            return taken, CANCELLED if is_cancelled else DIVERGED, not swapped
         scalars[LOSS] = loss
         scalars[STEPS] += 1.0
         _backward(support, chains, factors, grads, cancel, threads)

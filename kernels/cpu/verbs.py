@@ -7,7 +7,7 @@ loops of ``stepping`` are written once and compiled only for the kinds of proble
 from numba import types
 
 
-def look(support, left, right, w, threads):
+def look(support, left, right, w, cancel, threads):
     """W = the entries of L Rᵀ on the support."""
 
 
