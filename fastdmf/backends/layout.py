@@ -4,6 +4,7 @@ W = L Rᵀ is split where the observations meet it.  L is the product of the fac
 outside in: W_N, W_{N−1}, …; R that of the transposed factors right of it, outside in: W_1ᵀ, W_2ᵀ, ….
 """
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -142,7 +143,7 @@ def aligned_empty(shape: Sequence[int], dtype: np.dtype) -> Array:
     """An uninitialized C-contiguous array that starts on a cache line, so that results of vectorized
     kernels and of BLAS do not depend on where memory happens to lie.
     """
-    size = int(np.prod(shape)) * dtype.itemsize
+    size = math.prod(shape) * dtype.itemsize
     memory = np.empty(size + 64, dtype=np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + size].view(dtype).reshape(shape)

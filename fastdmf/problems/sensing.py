@@ -61,6 +61,8 @@ class Sensing(Problem):
                     f"matrices has {self.matrices.shape[1]} columns, but shape {shape} needs {n * p}"
                 )
             self.matrices.data = real_array("matrices", self.matrices.data)
+            if self.matrices.nnz == 0:
+                raise ValueError("matrices stores no entries: there is nothing to measure")
         else:
             self.matrices = real_array("matrices", matrices, ndim=3)
             own = (self.matrices.shape[1], self.matrices.shape[2])

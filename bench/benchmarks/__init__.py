@@ -1,0 +1,1 @@
+"""Benchmarks of fastdmf, for airspeed velocity: one BLAS thread, seeded problems, warm caches."""
