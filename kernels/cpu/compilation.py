@@ -6,7 +6,9 @@ import hashlib
 from pathlib import Path
 
 import numba
+from numba import types
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.extending import intrinsic
 
 # Reassociation is what lets reductions vectorize.  'nnan' and 'ninf' are left out: with them LLVM may
 # assume that no value is ever NaN or infinite, and removes the tests that detect divergence.
@@ -17,6 +19,22 @@ kernel = numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True)
 
 #: A helper whose ``prange`` loops run on Numba's threads.
 parallel_kernel = numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True, parallel=True)
+
+
+@intrinsic
+def compile_apart(typingctx):
+    """Called in a kernel, keeps LLVM from inlining that kernel into its callers.
+
+    Inlined into different callers the same sum may be vectorized differently and round differently.  Kept
+    apart, it has the same machine code and gives the same bits wherever it is called: when a run is taken
+    up again as when it goes on, on one thread as on many.
+    """
+
+    def codegen(context, builder, signature, args):
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import numpy as np
 from numba import prange
 from numba.extending import overload
 
-from fastdmf.kernels.cpu.compilation import kernel, parallel_kernel
+from fastdmf.kernels.cpu.compilation import compile_apart, kernel, parallel_kernel
 from fastdmf.kernels.cpu.verbs import is_a, is_serial, look, measure, pull, pull_tied, residual
 
 
@@ -41,6 +41,7 @@ class Entries(NamedTuple):
 @kernel
 def _sampled_products(left, right, starts, cols, first, last, w):
     """w_e = ⟨L_i, R_j⟩ for the entries e = (i, j) of rows first … last − 1."""
+    compile_apart()
     width = left.shape[1]
     for i in range(first, last):
         row = left[i]
@@ -55,6 +56,7 @@ def _sampled_products(left, right, starts, cols, first, last, w):
 @kernel
 def _gather_rows(starts, cols, order, z, dense, first, last, accumulate, out):
     """out_i (+)= Σ_e z_e dense_j over the entries e = (i, j) of rows first … last − 1."""
+    compile_apart()
     width = dense.shape[1]
     for i in range(first, last):
         total = out[i]

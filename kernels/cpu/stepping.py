@@ -6,7 +6,7 @@ import numpy as np
 from numba.extending import overload
 
 from fastdmf.kernels.cpu import completion, sensing  # noqa: F401  (they implement the verbs)
-from fastdmf.kernels.cpu.compilation import entry_point, kernel
+from fastdmf.kernels.cpu.compilation import compile_apart, entry_point, kernel
 from fastdmf.kernels.cpu.line_search import LineSearch, exact_step
 from fastdmf.kernels.cpu.product import chain_end, chain_product, chain_pullback
 from fastdmf.kernels.cpu.tables import flat, matrix
@@ -56,6 +56,7 @@ class GroupRMS(NamedTuple):
 @kernel
 def _forward(support, operator, chains, factors, cancel, threads):
     """The loss at the factors; ``chains.w`` is left holding the gradient on the support."""
+    compile_apart()
     w = chains.w
     if chains.left == 0:
         w[:] = flat(factors, 0, w)
@@ -80,6 +81,7 @@ def _end_of_chain(chains, factors, first, count):
 @kernel
 def _backward(support, chains, factors, grads, cancel, threads):
     """The gradient in the factors, from what :func:`_forward` left behind."""
+    compile_apart()
     w = chains.w
     if chains.left == 0:
         flat(grads, 0, w)[:] = w
@@ -98,6 +100,7 @@ def _backward(support, chains, factors, grads, cancel, threads):
 
 @kernel
 def _sum_of_squares(table, like):
+    compile_apart()
     total = 0.0
     for j in range(table.shape[0]):
         for x in flat(table, j, like):
