@@ -9,7 +9,7 @@ entries or linear measurements of a matrix?
 (100, 100)
 """
 
-from fastdmf import datasets, metrics
+from fastdmf import datasets, metrics, plot
 from fastdmf._version import __version__
 from fastdmf.checkpoint import Checkpoint
 from fastdmf.factorizations import Product, Symmetric
@@ -53,5 +53,6 @@ __all__ = [
     "datasets",
     "loss_and_gradients",
     "metrics",
+    "plot",
     "run",
 ]

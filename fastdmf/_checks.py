@@ -38,6 +38,8 @@ def index_array(name: str, value: object, bound: int) -> Array:
         raise TypeError(f"{name} must hold integers, not {array.dtype}")
     if array.ndim != 1:
         raise ValueError(f"{name} must be a vector, not of shape {array.shape}")
+    if bound > 2**31:
+        raise ValueError(f"{name} index a side of {bound}, but sides are limited to {2**31}")
     if array.size and (array.min() < 0 or array.max() >= bound):
         k = int(np.flatnonzero((array < 0) | (array >= bound))[0])
         raise ValueError(f"{name}[{k}] = {array[k]} is outside 0 … {bound - 1}; indices start at 0")

@@ -20,6 +20,10 @@ from fastdmf.state import State
 STRETCH_SECONDS = 0.05
 
 
+#: Which of the independent streams of a seed the start is drawn from.
+_START_STREAM = 1
+
+
 class Loop:
     """Problem × factorization × optimizer, bound to compiled code: for callers who own the loop.
 
@@ -71,7 +75,8 @@ class Loop:
         """A trajectory from a start drawn with ``seed``: what `run` moves in place."""
         if not isinstance(init, Initializer):
             raise TypeError(f"init must be an initializer such as Gaussian(), not {init!r}")
-        rng = np.random.default_rng(seed)
+        # A stream of its own: problem and start may be given one seed, and must not share their numbers.
+        rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_START_STREAM,)))
         return self.engine.start(init.draw(self.factorization, self.problem.shape, rng))
 
     def init(self, init: Initializer | None = None, seed: int | None = None) -> State:

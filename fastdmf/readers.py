@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fastdmf._checks import Array, matrix_shape, positive
+from fastdmf._checks import Array, matrix_shape, one_of, positive
 from fastdmf.problems import Completion
+from fastdmf.problems.base import LOSS_SCALES
 
 Shape = tuple[int, int]
 PathLike = str | os.PathLike[str]
@@ -29,8 +30,8 @@ def read_completion(
     ``.data``
         MovieLens: ``user item rating timestamp`` in each line, separated by tabs, indices from 1.
     ``.csv``
-        ``row,col,value`` in each line, in this order, indices from 0.  A first line without any number
-        is taken for a header.
+        ``row,col,value`` in each line, in this order, indices from 0.  A first line of three fields
+        that are no numbers is taken for a header.
     ``.mtx``
         Matrix Market: what is stored is observed, stored zeros too, so that an ``array`` file observes
         every entry.  A ``symmetric`` file observes both triangles.
@@ -68,8 +69,9 @@ def read_completion(
     read = readers.get(path.suffix.lower())
     if read is None:
         raise ValueError(
-            f"{path}: the suffix {path.suffix!r} is not known; convert the file to one of {', '.join(readers)}"
+            f"{path}: unknown suffix {path.suffix!r}; write the entries as one of {', '.join(readers)}"
         )
+    one_of("loss", loss, tuple(LOSS_SCALES))
     if positive("test_fraction", test_fraction, zero=True) >= 1.0:
         raise ValueError(f"test_fraction must be below 1, not {test_fraction!r}")
     if shape is not None:
@@ -105,8 +107,8 @@ def _hold_out(path: Path, entries: Triplets, fraction: float, seed: int | None) 
     held_out = round(fraction * size)
     if not 0 < held_out < size:
         raise ValueError(
-            f"{path}: the test fraction {fraction} of {size} entries is {held_out}; at least one must be held "
-            "out and one remain"
+            f"{path}: the test fraction {fraction} of {size} entries is {held_out}; hold out at least one "
+            "and leave at least one"
         )
     drawn = np.random.default_rng(seed).permutation(size)
     unseen, seen = np.sort(drawn[:held_out]), np.sort(drawn[held_out:])
@@ -120,7 +122,7 @@ class _Table:
 
     path: Path
     fields: tuple[str, ...]
-    delimiter: str | None
+    delimiter: str
     first_index: int
     header_lines: int = 0
 
@@ -129,16 +131,15 @@ class _Table:
         types = [np.int64, np.int64, np.float64, np.float64][: len(self.fields)]
         dtype = np.dtype(list(zip(self.fields, types, strict=True)))
         try:
-            with warnings.catch_warnings():
+            with open(self.path, encoding="utf-8-sig") as file, warnings.catch_warnings():
                 warnings.simplefilter("error")  # NumPy warns of an empty file
                 table = np.loadtxt(
-                    self.path,
+                    file,
                     dtype,
                     comments=None,
                     delimiter=self.delimiter,
                     skiprows=self.header_lines,
                     ndmin=1,
-                    encoding="utf-8-sig",
                 )
         except (ValueError, UserWarning) as error:
             raise self._refusal(error) from None
@@ -151,7 +152,7 @@ class _Table:
     def _refusal(self, error: Exception) -> ValueError:
         """Why NumPy could not read the file, with the line."""
         expected = f"expected {len(self.fields)} fields, {' '.join(self.fields)}"
-        separator = {None: "white space", "\t": "tabs", ",": "commas"}[self.delimiter]
+        separator = {"\t": "tabs", ",": "commas"}[self.delimiter]
         is_empty = True
         for number, line in self._lines():
             is_empty = False
@@ -165,7 +166,7 @@ class _Table:
         return ValueError(f"{self.path}: {error}; {expected}, separated by {separator}")
 
     def _check(self, rows: Array, cols: Array, values: Array, shape: Shape) -> None:
-        for name, index, bound in (("row", rows, shape[0]), ("column", cols, shape[1])):
+        for name, index, bound in zip(self.fields[:2], (rows, cols), shape, strict=True):
             bad = np.flatnonzero((index < 0) | (index >= bound))
             if bad.size:
                 first, last = self.first_index, bound - 1 + self.first_index
@@ -176,13 +177,15 @@ class _Table:
         bad = np.flatnonzero(~np.isfinite(values))
         if bad.size:
             raise ValueError(
-                f"{self._place(bad[0])}: the value {values[bad[0]]} is not finite; leave out what is not observed"
+                f"{self._place(bad[0])}: the value {values[bad[0]]} is not finite; leave out entries "
+                "that are not observed"
             )
         twice = _first_repeat(rows, cols)
         if twice is not None:
             i, j = rows[twice] + self.first_index, cols[twice] + self.first_index
             raise ValueError(
-                f"{self._place(twice)}: the entry ({i}, {j}) occurs a second time; merge repeated entries first"
+                f"{self._place(twice)}: the entry ({i}, {j}) occurs a second time; merge repeated entries "
+                "first"
             )
 
     def _place(self, record: int) -> str:
@@ -231,36 +234,39 @@ def _read_movielens(path: Path, shape: Shape | None) -> _Entries:
 
 def _read_csv(path: Path, shape: Shape | None) -> _Entries:
     with open(path, encoding="utf-8-sig", errors="replace") as file:
-        first = file.readline()
-    has_header = bool(first.strip()) and not any(map(_is_number, first.split(",")))
-    return _Table(path, ("row", "col", "value"), ",", first_index=0, header_lines=int(has_header)).read(shape)
+        first = file.readline().split(",")
+    fields = ("row", "col", "value")
+    has_header = len(first) == len(fields) and not any(map(_is_number, first))
+    return _Table(path, fields, ",", first_index=0, header_lines=int(has_header)).read(shape)
 
 
 def _read_matrix_market(path: Path, shape: Shape | None) -> _Entries:
     import scipy.io
+    import scipy.sparse
 
     with open(path, "rb"):
         pass  # SciPy says of a missing file that it is malformed
     try:
-        field = scipy.io.mminfo(path)[4]
+        n, p, _, _, field, _ = scipy.io.mminfo(path)
         matrix = scipy.io.mmread(path)
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{path} is not a complete Matrix Market file: {error}") from None
     if field in ("pattern", "complex"):
         raise ValueError(f"{path} is a {field} file; observed entries need real values: write it as real")
     if isinstance(matrix, np.ndarray):
-        rows, cols = (index.ravel() for index in np.indices(matrix.shape))
+        rows, cols = (index.ravel() for index in np.indices((n, p)))
         values = matrix.ravel()
     else:
-        rows, cols, values = matrix.row, matrix.col, matrix.data
-    own = (int(matrix.shape[0]), int(matrix.shape[1]))
-    if shape is not None and shape != own:
-        raise ValueError(f"{path} says that its shape is {own}, not {shape}: leave out the shape")
+        stored = scipy.sparse.coo_array(matrix)
+        (rows, cols), values = stored.coords, stored.data
+    if shape not in (None, (n, p)):
+        raise ValueError(f"{path} says that its shape is {(n, p)}, not {shape}: leave out the shape")
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         k = bad[0]
         raise ValueError(
-            f"{path}: the value at ({rows[k] + 1}, {cols[k] + 1}) is {values[k]}; leave out what is not observed"
+            f"{path}: the value at ({rows[k] + 1}, {cols[k] + 1}) is {values[k]}; leave out entries that are "
+            "not observed"
         )
     twice = _first_repeat(rows, cols)
     if twice is not None:
@@ -268,7 +274,7 @@ def _read_matrix_market(path: Path, shape: Shape | None) -> _Entries:
             f"{path}: the entry ({rows[twice] + 1}, {cols[twice] + 1}) occurs a second time; merge repeated "
             "entries first"
         )
-    return _Entries((rows, cols, values), own)
+    return _Entries((rows, cols, values), (n, p))
 
 
 _NPZ_REQUIRED = ("rows", "cols", "values")
@@ -289,7 +295,7 @@ def _read_npz(path: Path, shape: Shape | None) -> _Entries:
     test = (arrays["test_rows"], arrays["test_cols"], arrays["test_values"]) if given else None
     truth = arrays.get("truth")
     own = _npz_shape(path, arrays)
-    if own is not None and shape is not None and shape != own:
+    if own is not None and shape not in (None, own):
         raise ValueError(f"{path} says that its shape is {own}, not {shape}: leave out the shape")
     observed = (arrays["rows"], arrays["cols"], arrays["values"])
     shape = own or shape or (_extent(arrays, "rows"), _extent(arrays, "cols"))

@@ -111,7 +111,14 @@ def run(
     init = init or Gaussian()
     stop = stop or LossBelow(1e-6) | MaxSteps(1_000_000)
     record = record or Record()
-    for name, value, kind in (("init", init, Initializer), ("stop", stop, Stop), ("record", record, Record)):
+    for name, value, kind in (
+        ("problem", problem, Problem),
+        ("factorization", factorization, Factorization),
+        ("init", init, Initializer),
+        ("optimizer", optimizer, Optimizer),
+        ("stop", stop, Stop),
+        ("record", record, Record),
+    ):
         if not isinstance(value, kind):
             raise TypeError(f"{name} must be a {kind.__name__}, not {value!r}")
     if callback is not None and not callable(callback):
@@ -124,6 +131,7 @@ def run(
     saved = Saved.read(checkpoint.path) if checkpoint else None
     settings = {
         "problem": describe(problem),
+        "loss": problem.loss,
         "factorization": describe(factorization),
         "init": describe(init),
         "optimizer": describe(optimizer),
@@ -141,7 +149,8 @@ def run(
         seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
 
     loop = Loop(problem, factorization, optimizer, dtype=dtype, device=device, threads=threads)
-    with Interruption(terminate=checkpoint is not None) as interruption:
+    interrupting = Interruption(terminate=checkpoint is not None)
+    with interrupting as interruption, loop.engine.holding_threads():
         session = _Session(loop, Stopper(stop), Recorder(record), settings, seed, checkpoint, interruption)
         session.begin(init, saved)
         with _progress_bar(progress, stop, session.trajectory) as show:

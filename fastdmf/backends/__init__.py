@@ -6,6 +6,7 @@ trajectory is mutable, owns its memory on the device, and knows how to take step
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
@@ -92,6 +93,10 @@ class Trajectory(Protocol):
 
 class Engine(Protocol):
     """Starts trajectories of one problem × factorization × optimizer × dtype."""
+
+    def holding_threads(self) -> AbstractContextManager[None]:
+        """Hold BLAS at the threads that were asked for, for host code between advances as well."""
+        ...
 
     def start(self, factors: Sequence[Array]) -> Trajectory:
         """A trajectory at the given factors, evaluated there."""

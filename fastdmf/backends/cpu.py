@@ -1,7 +1,7 @@
 """The CPU backend: binds the Numba kernels."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numba
@@ -15,6 +15,7 @@ from fastdmf.backends.cpu_binding import bind_problem, pattern_of
 from fastdmf.backends.layout import aligned_empty, layout_of
 from fastdmf.factorizations import Factorization
 from fastdmf.kernels.cpu import stepping
+from fastdmf.kernels.cpu.compilation import source_digest
 from fastdmf.kernels.cpu.completion import Entries, Pattern
 from fastdmf.kernels.cpu.line_search import LineSearch
 from fastdmf.kernels.cpu.stepping import Chains, FixedStep, GroupRMS
@@ -23,6 +24,11 @@ from fastdmf.optimizers import ExactLineSearch, GradientDescent, GroupRMSprop, O
 from fastdmf.problems import Completion, Problem
 from fastdmf.problems.base import root_mean_square
 from fastdmf.state import State
+
+
+def kernel_cache() -> tuple[str | None, str]:
+    """Folder of the cached machine code, None if there is none, and the digest of the kernel sources."""
+    return stepping.advance.stats.cache_path, source_digest()
 
 
 class Matrices:
@@ -70,7 +76,7 @@ class CpuObjective:
 
     @contextmanager
     def holding_threads(self) -> Iterator[None]:
-        """Let BLAS and our kernels use the threads of this objective, and no more."""
+        """Hold BLAS and our kernels, in the calling thread, at the threads of this objective."""
         with blas_threads(self.threads):
             if self.thread_argument is not None:
                 numba.set_num_threads(self.threads)  # a setting of the calling thread
@@ -135,6 +141,10 @@ class CpuEngine:
 
     def __init__(self, objective: CpuObjective, optimizer: Optimizer) -> None:
         self.objective, self.optimizer = objective, optimizer
+
+    def holding_threads(self) -> AbstractContextManager[None]:
+        """Hold BLAS and our kernels at the threads that were asked for."""
+        return self.objective.holding_threads()
 
     def start(self, factors: Sequence[Array]) -> "CpuTrajectory":
         """A trajectory at the given factors, evaluated there."""

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numba
 from numba import types
@@ -66,7 +67,7 @@ class _Cache(FunctionCache):
     _impl_class = _CacheImpl
 
 
-def entry_point(function):
+def entry_point(function) -> Any:
     """Compile a kernel that backends call: the GIL is released and machine code is cached on disk."""
     dispatcher = kernel(function)
     # Where Numba finds no writable directory to cache in, kernels are compiled in every process.

@@ -1,0 +1,236 @@
+"""Figures, by the numbers they show."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import fastdmf as dmf
+from fastdmf import plot
+from fastdmf.demo import demo
+
+
+@pytest.fixture
+def make_result():
+    """A function (loss="mean", rank=2, **records) → a result of a run that never took place."""
+
+    def make(loss="mean", rank=2, steps=(0, 1, 10, 100), **records):
+        rng = np.random.default_rng(rank)
+        return dmf.Result(
+            factors=[rng.standard_normal((rank, 12)), rng.standard_normal((12, rank))],
+            factorization=dmf.Product(2, (rank,)),
+            loss=0.0,
+            test_error=0.0,
+            steps=steps[-1],
+            evaluations=steps[-1] + 1,
+            time=1.0,
+            seconds=1.0,
+            status=dmf.Status.CONVERGED,
+            seed=0,
+            settings={"loss": loss},
+            records={"step": np.array(steps), **{name: np.array(x) for name, x in records.items()}},
+        )
+
+    return make
+
+
+LOSS = [1.0, 0.5, 1e-3, 1e-6]
+ERROR = [1.0, 0.9, 0.3, 0.1]
+SPECTRUM = 10.0 ** -np.arange(12) * np.array([[1.0], [2.0], [3.0], [4.0]])
+
+
+def data_of(line):
+    return np.asarray(line.get_xdata()), np.asarray(line.get_ydata())
+
+
+def test_trace_shows_what_was_recorded(make_result):
+    result = make_result(test_error=ERROR, loss_=LOSS, singular_values=SPECTRUM)
+    result.records["loss"] = result.records.pop("loss_")
+    figure = plot.trace(result)
+    losses, errors, spectrum = figure.axes
+    for panel, expected in ((losses, LOSS), (errors, ERROR)):
+        (line,) = panel.lines
+        steps, values = data_of(line)
+        assert np.array_equal(steps, result.records["step"])
+        assert np.array_equal(values, expected)
+    shown = np.array([data_of(line)[1] for line in spectrum.lines])[::-1]
+    assert np.array_equal(shown.T, SPECTRUM)
+    legend = spectrum.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["leading 10", "other 2"]
+    assert all(panel.get_yscale() == "log" and panel.get_xscale() == "symlog" for panel in figure.axes)
+    assert losses.get_xlim()[0] == 0  # the start is shown
+    assert spectrum.get_xlabel() == "step"
+    assert "RMSE" in errors.get_ylabel()
+
+
+def test_trace_draws_on_given_axes(make_result):
+    result = make_result(test_error=ERROR)
+    figure = Figure()
+    axes = figure.subplots(1, 2)
+    assert plot.trace(result, axes[1]) is figure
+    assert not axes[0].lines
+    assert np.array_equal(data_of(axes[1].lines[0])[1], ERROR)
+    assert plot.trace(result, axes[:1]) is figure
+    with pytest.raises(ValueError, match=r"1 axes are needed, for test_error; 2 were given"):
+        plot.trace(result, axes)
+
+
+def test_trace_leaves_out_unknown_errors(make_result):
+    unknown = make_result(test_error=[np.nan] * 4, reconstruction_error=ERROR)
+    (panel,) = plot.trace(unknown).axes
+    assert "reconstruction" in panel.get_ylabel()
+    for result in (make_result(test_error=[np.nan] * 4), make_result(nuclear_norm=ERROR)):
+        with pytest.raises(ValueError, match="nothing to draw"):
+            plot.trace(result)
+
+
+@pytest.mark.parametrize("values", [[0.0] * 4, [np.inf] * 4, [np.nan] * 4, [1.0, 0.0, np.nan, np.inf]])
+def test_trace_of_values_that_no_logarithm_shows(make_result, values, tmp_path):
+    result = make_result()
+    result.records["loss"] = np.array(values)
+    plot.trace(result).savefig(tmp_path / "a.png")
+
+
+def test_roundoff_does_not_stretch_the_axis(make_result):
+    result = make_result(singular_values=np.array([[1.0, 1e-17]] * 4))
+    (panel,) = plot.trace(result).axes
+    assert panel.get_ylim()[0] == pytest.approx(1e-8)
+    result = make_result(singular_values=np.array([[1.0, 1e-7]] * 4))
+    (panel,) = plot.trace(result).axes
+    assert 1e-8 < panel.get_ylim()[0] < 1e-7
+
+
+@pytest.mark.parametrize(
+    ("loss", "formula"),
+    [("mean", r"\frac{1}{m}"), ("half_sum", r"\frac{1}{2}"), ("half_mean", r"\frac{1}{2m}")],
+)
+def test_label_states_the_normalization_of_the_loss(make_result, loss, formula):
+    result = make_result(loss)
+    result.records["loss"] = np.array(LOSS)
+    assert formula in plot.trace(result).axes[0].get_ylabel()
+
+
+@pytest.fixture
+def runs(make_result):
+    """Two runs by label, with ranks 2 and 3."""
+    results = {}
+    for rank in (2, 3):
+        result = make_result(rank=rank, test_error=ERROR, reconstruction_error=[x / rank for x in ERROR])
+        result.records["loss"] = np.array(LOSS) / rank
+        results[f"rank {rank}"] = result
+    return results
+
+
+def test_comparison_shows_loss_error_and_spectrum(runs):
+    truth = np.diag(np.arange(12.0, 0.0, -1.0))
+    losses, errors, spectrum = plot.comparison(runs, truth).axes
+    for panel, name in ((losses, "loss"), (errors, "reconstruction_error")):
+        assert [line.get_label() for line in panel.lines] == list(runs)
+        for line, result in zip(panel.lines, runs.values(), strict=True):
+            steps, values = data_of(line)
+            assert np.array_equal(steps, result.records["step"])
+            assert np.array_equal(values, result.records[name])
+    planted, *found = spectrum.lines
+    assert np.allclose(data_of(planted)[1], np.arange(12, 2, -1))
+    for line, result in zip(found, runs.values(), strict=True):
+        index, values = data_of(line)
+        assert np.array_equal(np.round(index), np.arange(1, 11))
+        assert np.allclose(values, np.linalg.svd(result.product, compute_uv=False)[:10])
+    assert len({line.get_color() for line in spectrum.lines}) == 3
+    assert len({line.get_linestyle() for line in losses.lines}) == 2
+
+
+def test_comparison_takes_an_error_that_all_recorded(runs):
+    del runs["rank 2"].records["reconstruction_error"]
+    _, errors, spectrum = plot.comparison(runs).axes
+    assert "RMSE" in errors.get_ylabel()
+    assert len(spectrum.lines) == 2
+    del runs["rank 3"].records["test_error"]
+    with pytest.raises(ValueError, match="no error in common"):
+        plot.comparison(runs)
+    del runs["rank 3"].records["loss"]
+    with pytest.raises(ValueError, match=r"'rank 3' recorded no loss"):
+        plot.comparison(runs)
+    with pytest.raises(ValueError, match="no results"):
+        plot.comparison({})
+
+
+def test_paths_of_figures(tmp_path):
+    plot.check_path(tmp_path / "a.pdf")
+    with pytest.raises(ValueError, match=r"a\.nc.*png"):
+        plot.check_path(tmp_path / "a.nc")
+    with pytest.raises(ValueError, match=r"suffix"):
+        plot.check_path(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"folder .*nowhere does not exist"):
+        plot.check_path(tmp_path / "nowhere" / "a.png")
+
+
+TINY = dmf.Completion.random(shape=(10, 10), rank=1, observed=60, seed=0)
+
+
+def test_demo_returns_what_it_draws(tmp_path):
+    out = tmp_path / "demo.png"
+    done = demo(out, seed=3, depths=[1, 2], problem=TINY, stop=dmf.MaxSteps(400))
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert list(done.results) == [1, 2]
+    alone = dmf.run(
+        TINY, depth=2, init=dmf.Gaussian(product_scale=1e-3), stop=dmf.MaxSteps(400), seed=4, dtype="float32"
+    )
+    assert np.array_equal(done.results[2].product, alone.product)
+    header, *rows = [line.split() for line in done.table().splitlines()]
+    assert header[:5] == ["depth", "steps", "seconds", "loss", "error"]
+    for row, (depth, result) in zip(rows, done.results.items(), strict=False):
+        assert row[:2] == [str(depth), "400"]
+        assert float(row[3]) == pytest.approx(result.loss, rel=1e-2)
+        assert float(row[4]) == pytest.approx(
+            dmf.metrics.reconstruction_error(result.product, TINY.truth), abs=1e-4
+        )
+        assert float(row[5]) == pytest.approx(np.linalg.norm(result.product, "nuc"), abs=1e-2)
+    assert rows[2] == ["planted", "10.00", "1.00"]  # of rank 1 and Frobenius norm √(n p)
+
+
+def test_demo_plants_the_problem_of_its_seed(tmp_path):
+    done = demo(tmp_path / "a.png", seed=7, depths=[2], stop=dmf.MaxSteps(1))
+    assert done.problem.digest == dmf.Completion.random(seed=7).digest
+
+
+def test_demo_refuses(tmp_path):
+    untold = dmf.Completion([0], [0], [1.0], shape=(2, 2))
+    with pytest.raises(ValueError, match="truth"):
+        demo(tmp_path / "a.png", problem=untold)
+    for depths in ([], [2, 2]):
+        with pytest.raises(ValueError, match="depths"):
+            demo(tmp_path / "a.png", depths=depths)
+    with pytest.raises(ValueError, match="folder"):
+        demo(tmp_path / "nowhere" / "a.png")
+
+
+def test_demo_shows_its_progress(tmp_path, capsys):
+    demo(tmp_path / "a.png", depths=[2], problem=TINY, stop=dmf.MaxSteps(400), progress=True)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    last = shown.err.split("\r")[-1]
+    assert "depth 2: 400 steps" in last
+    assert "loss=" in last
+
+
+def test_figures_leave_pyplot_alone():
+    script = """
+import sys
+import fastdmf
+heavy = {"matplotlib", "typer", "xarray", "scipy", "numba"} & set(sys.modules)
+assert not heavy, heavy
+import numpy as np
+from fastdmf import plot
+assert "matplotlib" not in sys.modules
+records = {"step": np.arange(3), "loss": np.arange(3.0), "test_error": np.arange(3.0)}
+status = fastdmf.Status.CONVERGED
+result = fastdmf.Result([np.eye(2)], fastdmf.Product(1), 0.0, 0.0, 1, 1, 1.0, 1.0, status, 0, {}, records)
+plot.trace(result)
+plot.comparison({"a": result}, np.eye(2))
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
