@@ -6,17 +6,15 @@ the rounded start of the run in float64.  The scale is stated in one of two ways
 ``product_scale`` s, end to end
     `Gaussian` and `Uniform` give factor j entries of standard deviation s^(1/N) · fan_in^(−1/2), where
     fan_in is its number of columns; then E‖W(0)‖²_F = s² n at every depth (the rule of the code released
-    with Arora et al. 2019).  `Identity` and `Orthogonal` give W(0) singular values s.
+    with Arora et al. 2019).  `Identity` and `Orthogonal` give W(0) singular values s.  UUᵀ counts as N = 2,
+    and as its two factors are one, E‖W(0)‖²_F = s² n (1 + (n + 1)/width).
 ``std``, per factor
     The root mean square of the entries of each factor.
-
-UUᵀ counts as N = 2.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +29,10 @@ Shape = tuple[int, int]
 class Initializer(ABC):
     """A rule that gives a factorization its first factors."""
 
-    #: Whether :meth:`draw` uses the generator.
-    is_random: ClassVar[bool] = True
+    @property
+    def is_random(self) -> bool:
+        """Whether :meth:`draw` uses the generator."""
+        return True
 
     @abstractmethod
     def draw(self, factorization: Factorization, shape: Shape, rng: np.random.Generator) -> list[Array]:
@@ -117,7 +117,9 @@ class Orthogonal(Scaled):
 class Identity(Scaled):
     """Multiples of (rectangular) identity matrices; draws nothing."""
 
-    is_random: ClassVar[bool] = False
+    @property
+    def is_random(self) -> bool:
+        return False
 
     def draw(self, factorization: Factorization, shape: Shape, rng: np.random.Generator) -> list[Array]:
         depth = _depth(factorization)
@@ -138,6 +140,10 @@ class Balanced(Scaled):
     """
 
     product: npt.ArrayLike | None = None
+
+    @property
+    def is_random(self) -> bool:
+        return self.product is None
 
     def __post_init__(self) -> None:
         if self.product is None:
@@ -178,7 +184,10 @@ class FromProduct(Initializer):
     """
 
     matrix: npt.ArrayLike
-    is_random: ClassVar[bool] = False
+
+    @property
+    def is_random(self) -> bool:
+        return False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "matrix", real_array("matrix", self.matrix, ndim=2))
@@ -192,7 +201,10 @@ class Factors(Initializer):
     """The user's own factors [W_1, …, W_N], or [U], copied; draws nothing."""
 
     arrays: Sequence[npt.ArrayLike]
-    is_random: ClassVar[bool] = False
+
+    @property
+    def is_random(self) -> bool:
+        return False
 
     def __post_init__(self) -> None:
         arrays = tuple(real_array(f"factor {j}", a, ndim=2) for j, a in enumerate(self.arrays, start=1))

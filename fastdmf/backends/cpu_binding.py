@@ -24,23 +24,23 @@ def bind_problem(problem: Problem, dtype: np.dtype) -> Binding:
 def _(problem: Completion, dtype: np.dtype) -> Binding:
     order = problem.row_order
     rows, cols = problem.rows[order], problem.cols[order]
-    values = problem.values[order].astype(dtype, copy=False)
+    values = _settled(problem.values[order], dtype)
     return pattern_of(rows, cols, problem.shape), Entries(values, problem.loss_scale), (rows, cols)
 
 
 @bind_problem.register
 def _(problem: Sensing, dtype: np.dtype) -> Binding:
-    values = problem.values.astype(dtype, copy=False)
+    values = _settled(problem.values, dtype)
     m = values.size
     if not problem.is_sparse:
-        a = problem.matrices.reshape(m, -1).astype(dtype, copy=False)
+        a = _settled(problem.matrices.reshape(m, -1), dtype)
         return Whole(*problem.shape), DenseRows(a, values, problem.loss_scale), None
     # Only the entries of W that some measurement touches are ever looked at.
     matrices = problem.matrices
     places, compressed = np.unique(matrices.indices, return_inverse=True)
     rows, cols = (x.astype(np.int32) for x in np.divmod(places, problem.shape[1]))
     order = np.argsort(compressed, kind="stable")
-    weights = matrices.data.astype(dtype, copy=False)
+    weights = _settled(matrices.data, dtype)
     measured_by = np.repeat(np.arange(m, dtype=np.int32), np.diff(matrices.indptr))
     operator = SparseRows(
         matrices.indptr.astype(np.int64),
@@ -48,11 +48,21 @@ def _(problem: Sensing, dtype: np.dtype) -> Binding:
         weights,
         compressed_rows(compressed, places.size),
         measured_by[order],
-        weights[order],
+        _settled(weights[order], dtype),
         values,
         problem.loss_scale,
     )
     return pattern_of(rows, cols, problem.shape), operator, (rows, cols)
+
+
+def _settled(array: Array, dtype: np.dtype) -> Array:
+    """The array as the kernels' signatures have it: of their type, C-contiguous, read-only.
+
+    Numba compiles anew for every combination of these.
+    """
+    settled = np.ascontiguousarray(array, dtype).view()
+    settled.flags.writeable = False
+    return settled
 
 
 def pattern_of(rows: Array, cols: Array, shape: tuple[int, int]) -> Pattern:

@@ -5,6 +5,7 @@ r(η) = Σ_t c_t (−η)ᵗ.  The loss is (c/2) ‖r(η)‖², of degree 2N, and
 products ⟨c_s, c_t⟩.  Only the support is ever looked at.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,9 @@ import numpy as np
 from fastdmf.kernels.cpu.compilation import kernel
 from fastdmf.kernels.cpu.tables import flat, matrix, reshaped
 from fastdmf.kernels.cpu.verbs import look, measure
+
+#: Logarithm of the square of a ratio, 1e-60, below which a coefficient is nothing.
+_NOTHING = -2.0 * 60.0 * math.log(10.0)
 
 
 class LineSearch(NamedTuple):
@@ -176,10 +180,12 @@ def minimizing_step(loss, degree, max_step, ladder):
     derivative = ladder[0]
     for d in range(degree):
         derivative[d] = loss[d + 1] * (d + 1)
+    # All roots of q lie below 2 max_k |q_{top − k} / q_top|^(1/k) (Fujiwara 1916).
+    top = degree - 1
     bound = 0.0
-    for d in range(degree - 1):
-        bound = max(bound, abs(derivative[d] / derivative[degree - 1]))
-    bound = min(1.0 + bound, max_step / unit)  # all roots lie below 1 + max |q_d / q_top| (Cauchy)
+    for k in range(1, top + 1):
+        bound = max(bound, abs(derivative[top - k] / derivative[top]) ** (1.0 / k))
+    bound = min(2.0 * bound, max_step / unit)
     roots, brackets = ladder[degree + 1], ladder[degree + 2]
     found = positive_roots(ladder, degree - 1, bound, roots, brackets)
     best, best_loss = 0.0, loss[0]
@@ -192,10 +198,25 @@ def minimizing_step(loss, degree, max_step, ladder):
 
 
 @kernel
+def _degree_that_counts(c, degree):
+    """The degree without leading coefficients that are nothing beside the others at any sensible step.
+
+    Near a fit ⟨c_N, c_N⟩ may underflow while ⟨c_N, c_s⟩ does not; what is left of the polynomial would
+    then be unbounded below.  Without c_N altogether it is a sum of squares again.
+    """
+    size = np.log(_inner(c[0], c[0]))
+    unit = size - np.log(_inner(c[1], c[1]))  # log of the square of the step ‖c_0‖ / ‖c_1‖
+    while degree > 1 and np.log(_inner(c[degree], c[degree])) + degree * unit < size + _NOTHING:
+        degree -= 1
+    return degree
+
+
+@kernel
 def exact_step(rule, support, operator, chains, factors, grads, cancel, threads):
     """The step η that minimizes the loss along the gradient."""
     degree = _coefficients(rule, support, operator, chains, factors, grads, cancel, threads)
     c = rule.coefficients
+    degree = _degree_that_counts(c, degree)
     loss = rule.ladder[2 * degree + 3]
     loss[:] = 0.0
     for s in range(degree + 1):
