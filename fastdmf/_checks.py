@@ -47,8 +47,8 @@ def index_array(name: str, value: object, bound: int) -> Array:
 
 
 def frozen(array: Array, dtype: npt.DTypeLike) -> Array:
-    """A read-only array: the same one if it is read-only and of that type, a copy otherwise."""
-    if array.flags.writeable or array.dtype != dtype:
+    """A read-only C-contiguous array: the same one if it is that and of that type, a copy otherwise."""
+    if array.flags.writeable or not array.flags.c_contiguous or array.dtype != dtype:
         array = np.array(array, dtype=dtype, order="C")
         array.flags.writeable = False
     return array
@@ -90,3 +90,16 @@ def one_of(name: str, value: object, choices: Sequence[str]) -> str:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
     return str(value)
+
+
+def generator(seed: object) -> np.random.Generator:
+    """A generator from a non-negative integer, or from fresh entropy for None."""
+    return np.random.default_rng(None if seed is None else count("seed", seed, least=0))
+
+
+def items(name: str, value: Any) -> tuple[Any, ...]:
+    """``value`` as a tuple, if it is a sequence of anything."""
+    try:
+        return tuple(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a sequence, not {value!r}") from None

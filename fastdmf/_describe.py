@@ -18,6 +18,12 @@ def describe(value: Any) -> str:
         case np.ndarray():
             sha = hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()
             return f"array({value.shape}, {value.dtype}, {sha})"
+        case bool():
+            return repr(value)
+        case int() | np.integer():
+            return repr(int(value))
+        case float() | np.floating():
+            return repr(int(value)) if float(value).is_integer() else repr(float(value))
         case Mapping():
             return "{" + ", ".join(f"{k!r}: {describe(v)}" for k, v in value.items()) + "}"
         case list() | tuple():

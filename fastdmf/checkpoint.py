@@ -31,6 +31,8 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         positive("every_seconds", self.every_seconds)
+        if Path(self.path).is_dir():
+            raise ValueError(f"a checkpoint is a file, but this is a folder: {os.fspath(self.path)}")
         parent = Path(self.path).parent
         if not parent.is_dir():
             raise ValueError(f"the folder of the checkpoint does not exist: {os.fspath(parent)}")

@@ -324,10 +324,10 @@ def _factorization(
 def _initializer(name: str, product_scale: float | None, std: float | None, seed: int | None) -> Scaled:
     if name not in INITIALIZERS:
         raise ValueError(f"--init must be one of {', '.join(INITIALIZERS)}, not {name!r}")
-    kind = INITIALIZERS[name]
-    if seed is not None and not kind.is_random:
+    init = INITIALIZERS[name](product_scale, std)
+    if seed is not None and not init.is_random:
         raise ValueError(f"--init {name} draws nothing: leave out --seed")
-    return kind(product_scale, std)
+    return init
 
 
 def _optimizer(name: str | None, parameters: Mapping[str, float | None]) -> Optimizer | None:

@@ -48,10 +48,13 @@ class Stopper:
 
     def status(self, trajectory: Trajectory, seconds: float) -> Status | None:
         """The status to end with here, None to go on."""
-        for clause in self._clauses:
-            if all(self._holds(c, trajectory, seconds) for c in clause):
-                return min((c.status for c in clause), key=_PRECEDENCE.index)
-        return None
+        met = [
+            condition.status
+            for clause in self._clauses
+            if all(self._holds(c, trajectory, seconds) for c in clause)
+            for condition in clause
+        ]
+        return min(met, key=_PRECEDENCE.index, default=None)
 
     def _holds(self, condition: Condition, trajectory: Trajectory, seconds: float) -> bool:
         match condition:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fastdmf._checks import Array, positive, real_array
+from fastdmf._checks import Array, items, positive, real_array
 from fastdmf.factorizations import Factorization, Product, Symmetric
 from fastdmf.problems.planted import random_orthogonal
 
@@ -207,7 +207,8 @@ class Factors(Initializer):
         return False
 
     def __post_init__(self) -> None:
-        arrays = tuple(real_array(f"factor {j}", a, ndim=2) for j, a in enumerate(self.arrays, start=1))
+        given = items("arrays", self.arrays)
+        arrays = tuple(real_array(f"factor {j}", a, ndim=2) for j, a in enumerate(given, start=1))
         object.__setattr__(self, "arrays", arrays)
 
     def draw(self, factorization: Factorization, shape: Shape, rng: np.random.Generator) -> list[Array]:

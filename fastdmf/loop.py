@@ -70,12 +70,15 @@ class Loop:
     ) -> None:
         self.problem, self.factorization, self.optimizer = problem, factorization, optimizer
         self.engine = backends.bind(problem, factorization, optimizer, dtype, device, threads)
+        self.dtype = np.dtype(dtype)
 
     def start(self, init: Initializer, seed: int | None) -> Trajectory:
         """A trajectory from a start drawn with ``seed``: what `run` moves in place."""
         if not isinstance(init, Initializer):
             raise TypeError(f"init must be an initializer such as Gaussian(), not {init!r}")
         # A stream of its own: problem and start may be given one seed, and must not share their numbers.
+        if seed is not None:
+            count("seed", seed, least=0)
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_START_STREAM,)))
         return self.engine.start(init.draw(self.factorization, self.problem.shape, rng))
 
@@ -98,8 +101,16 @@ class Loop:
         ``diverged``; advancing it again raises ValueError.
         """
         count("steps", steps, least=0)
-        if state.problem is not self.problem or state.factorization != self.factorization:
-            raise ValueError("the state belongs to another problem or factorization than this loop")
+        if not isinstance(state, State):
+            raise TypeError(f"state must be a State, not {state!r}")
+        for name in ("problem", "factorization", "optimizer"):
+            if getattr(state, name) != getattr(self, name):
+                raise ValueError(
+                    f"the state is of {name} {getattr(state, name)}, but the loop of {getattr(self, name)}; "
+                    "init=Factors(state.factors) starts afresh from where it is"
+                )
+        if state.factors[0].dtype != self.dtype:
+            raise TypeError(f"the state is of {state.factors[0].dtype}, but the loop of {self.dtype}")
         if state.diverged:
             raise ValueError(
                 f"the state at step {state.step} is the last finite one and cannot be advanced: use a "

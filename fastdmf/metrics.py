@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 def singular_values(matrix: Array) -> Array:
-    """Singular values of an (n, p) matrix, in descending order, (min(n, p),)."""
+    """Singular values of an (n, p) matrix, in descending order, (min(n, p),); NaN if it is not finite."""
+    if not np.isfinite(matrix).all():
+        return np.full(min(matrix.shape), np.nan, matrix.dtype)
     return np.linalg.svd(matrix, compute_uv=False)
 
 
@@ -46,9 +48,11 @@ def effective_rank(matrix: Array) -> float:
 
 
 def _effective_rank(sigma: Array) -> float:
-    share = sigma[sigma > 0] / max(float(sigma.sum()), np.finfo(sigma.dtype).tiny)
-    share = share[share > 0]
-    return float(np.exp(-np.sum(share * np.log(share)))) if share.size else 0.0
+    if sigma[0] == 0:
+        return 0.0
+    share = sigma / sigma[0]  # the sum of tiny values would underflow
+    share = share[share != 0] / share.sum()
+    return float(np.exp(-np.sum(share * np.log(share))))
 
 
 def numerical_rank(matrix: Array, rtol: float = 1e-3) -> int:
@@ -67,6 +71,8 @@ def alignment(matrix: Array, gradient: Array) -> Array:
     By Theorem 3 of Arora et al. (2019) its diagonal drives the singular values; off the diagonal it
     turns the singular vectors (Lemma 2).
     """
+    if not np.isfinite(matrix).all():
+        return np.full((min(matrix.shape),) * 2, np.nan)
     left, _, right_t = np.linalg.svd(matrix, full_matrices=False)
     return left.T @ gradient @ right_t.T
 
@@ -85,10 +91,7 @@ def alignment_off_diagonal(matrix: Array, gradient: Array) -> float:
 
 def balancedness(factors: Sequence[Array]) -> float:
     """max_j ‖W_{j+1}ᵀ W_{j+1} − W_j W_jᵀ‖_F: zero when the factors are balanced, as for a single one."""
-    gaps = [
-        float(np.linalg.norm(upper.T @ upper - lower @ lower.T))
-        for lower, upper in pairwise(factors)
-    ]
+    gaps = [float(np.linalg.norm(upper.T @ upper - lower @ lower.T)) for lower, upper in pairwise(factors)]
     return max(gaps, default=0.0)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastdmf._checks import count, positive
+from fastdmf._checks import count, items, positive
 from fastdmf.metrics import NAMED
 
 Metric = str | Callable[[Any], Any]
@@ -45,11 +45,11 @@ class Record:
         if self.per_decade is not None:
             count("per_decade", self.per_decade)
         if self.at is not None:
-            steps = tuple(sorted({count("at", s, least=0) for s in self.at}))
+            steps = tuple(sorted({count("at", s, least=0) for s in items("at", self.at)}))
             object.__setattr__(self, "at", steps)
         if self.at_loss is not None:
-            levels = tuple(sorted({positive("at_loss", x) for x in self.at_loss}, reverse=True))
-            object.__setattr__(self, "at_loss", levels)
+            levels = {positive("at_loss", x) for x in items("at_loss", self.at_loss)}
+            object.__setattr__(self, "at_loss", tuple(sorted(levels, reverse=True)))
         if all(x is None for x in (self.every, self.at, self.per_decade, self.at_loss)):
             object.__setattr__(self, "per_decade", 10)
         object.__setattr__(self, "metrics", _by_name(self.metrics))
@@ -85,10 +85,15 @@ def _by_name(metrics: Sequence[Metric] | Mapping[str, Metric]) -> dict[str, Metr
     if isinstance(metrics, Mapping):
         named = dict(metrics)
     else:
+        metrics = items("metrics", metrics)
         named = {m if isinstance(m, str) else getattr(m, "__name__", repr(m)): m for m in metrics}
         if len(named) != len(metrics):
             raise ValueError(f"two metrics have the same name: {[str(m) for m in metrics]}; pass a mapping")
     for name, metric in named.items():
+        if not isinstance(name, str):
+            raise TypeError(f"names of metrics must be strings, not {name!r}")
+        if name in ("step", "time", "evaluations"):
+            raise ValueError(f"every trace has its own {name!r}; give the metric another name")
         if isinstance(metric, str) and metric not in NAMED:
             raise ValueError(f"unknown metric {metric!r}; known are {', '.join(sorted(NAMED))}")
         if not isinstance(metric, str) and not callable(metric):

@@ -106,7 +106,11 @@ class Result:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a result; ValueError if the file is something else, or of another format version."""
-        return cls.unpack(*storage.read(path, "result", FORMAT))
+        header, arrays = storage.read(path, "result", FORMAT)
+        try:
+            return cls.unpack(header, arrays)
+        except (KeyError, IndexError) as error:
+            raise ValueError(f"{os.fspath(path)} is not a whole fastdmf result: {error} is missing") from None
 
     def pack(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """A header of plain values and named arrays, from which :meth:`unpack` makes the same result."""

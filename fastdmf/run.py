@@ -106,11 +106,12 @@ def run(
         )
     if lr is not None and optimizer is not None:
         raise ValueError(f"give lr or optimizer, not both: lr={lr}, optimizer={optimizer}")
-    factorization = factorization or Product(2 if depth is None else depth)
-    optimizer = optimizer or (GroupRMSprop() if lr is None else GradientDescent(lr))
-    init = init or Gaussian()
-    stop = stop or LossBelow(1e-6) | MaxSteps(1_000_000)
-    record = record or Record()
+    factorization = Product(2 if depth is None else depth) if factorization is None else factorization
+    if optimizer is None:
+        optimizer = GroupRMSprop() if lr is None else GradientDescent(lr)
+    init = Gaussian() if init is None else init
+    stop = LossBelow(1e-6) | MaxSteps(1_000_000) if stop is None else stop
+    record = Record() if record is None else record
     for name, value, kind in (
         ("problem", problem, Problem),
         ("factorization", factorization, Factorization),
@@ -124,7 +125,7 @@ def run(
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be a function of a State, not {callback!r}")
     if seed is not None:
-        count("seed", seed, least=0)
+        seed = count("seed", seed, least=0)
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
 
@@ -150,7 +151,9 @@ def run(
 
     loop = Loop(problem, factorization, optimizer, dtype=dtype, device=device, threads=threads)
     interrupting = Interruption(terminate=checkpoint is not None)
-    with interrupting as interruption, loop.engine.holding_threads():
+    # What overflows at a divergence is recorded as it is, without warnings.
+    quiet = np.errstate(over="ignore", invalid="ignore")
+    with interrupting as interruption, loop.engine.holding_threads(), quiet:
         session = _Session(loop, Stopper(stop), Recorder(record), settings, seed, checkpoint, interruption)
         session.begin(init, saved)
         with _progress_bar(progress, stop, session.trajectory) as show:
@@ -207,14 +210,15 @@ class _Session:
         """Run to the end; an exception in a callback or a metric leaves a checkpoint behind."""
         try:
             status = self._advance_until_done(callback, show)
+            finished = status is not Status.INTERRUPTED
+            if not finished:
+                self._save(finished=False)
+            if self._recorder.take(self.trajectory) and finished and callback is not None:
+                callback(self.trajectory.state())
+            self.result = self._result_with(status, self.trajectory.test_error())
         except BaseException:
             self._save(finished=False)
             raise
-        finished = status is not Status.INTERRUPTED
-        if not finished:
-            self._save(finished=False)
-        self._recorder.take(self.trajectory)
-        self.result = self._result_with(status, self.trajectory.test_error())
         if finished:
             self._save(finished=True)
 

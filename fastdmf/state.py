@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
 from fastdmf._checks import Array
 from fastdmf.factorizations import Factorization
+from fastdmf.metrics import singular_values
+from fastdmf.optimizers import Optimizer
 from fastdmf.problems import Problem
 
 
@@ -17,8 +17,8 @@ class State:
 
     Attributes
     ----------
-    problem, factorization
-        What is being fitted, and by which factors.
+    problem, factorization, optimizer
+        What is being fitted, by which factors, and how they move.
     factors : list of ndarray
         [W_1, …, W_N], or [U]; read-only.
     gradients : list of ndarray
@@ -39,6 +39,7 @@ class State:
 
     problem: Problem
     factorization: Factorization
+    optimizer: Optimizer
     factors: list[Array]
     gradients: list[Array]
     loss: float
@@ -56,7 +57,7 @@ class State:
     @cached_property
     def singular_values(self) -> Array:
         """Singular values of W in descending order."""
-        return np.linalg.svd(self.product, compute_uv=False)
+        return singular_values(self.product)
 
     @property
     def test_error(self) -> float:

@@ -144,4 +144,5 @@ class Stalled(Condition):
 
     def __post_init__(self) -> None:
         count("patience", self.patience)
-        positive("rtol", self.rtol, zero=True)
+        if positive("rtol", self.rtol, zero=True) >= 1.0:
+            raise ValueError(f"rtol must be below 1, not {self.rtol!r}")

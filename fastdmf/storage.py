@@ -28,10 +28,10 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Mappi
 def read(path: str | os.PathLike[str], kind: str, version: int) -> tuple[dict[str, Any], dict[str, Array]]:
     """Read a file back; ValueError if it is not a ``kind`` of a format version known here."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        header = json.loads(str(arrays.pop(_HEADER)))
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+        header = dict(json.loads(str(arrays.pop(_HEADER))))
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, EOFError) as error:
         raise ValueError(f"{os.fspath(path)} is not a fastdmf {kind}: {error}") from None
     if header.get("kind") != kind:
         raise ValueError(f"{os.fspath(path)} is a fastdmf {header.get('kind')}, not a {kind}")

@@ -39,16 +39,14 @@ class Recorder:
     def is_due(self, trajectory: Trajectory) -> bool:
         """Whether the current step is to be recorded, and has not been."""
         step = trajectory.step
-        remaining = [level for level in self.levels if trajectory.loss > level]
-        has_reached_level = len(remaining) < len(self.levels)
-        self.levels = remaining
+        has_reached_level = any(trajectory.loss <= level for level in self.levels)
         is_wanted = has_reached_level or step == 0 or self._record.next_step(step - 1) == step
         return is_wanted and not self._has(step)
 
-    def take(self, trajectory: Trajectory) -> None:
-        """Record the current step."""
+    def take(self, trajectory: Trajectory) -> bool:
+        """Record the current step; False if it was recorded before."""
         if self._has(trajectory.step):
-            return
+            return False
         row: dict[str, Any] = {
             "step": trajectory.step,
             "time": trajectory.time,
@@ -63,7 +61,23 @@ class Recorder:
                 state = trajectory.state()
             row[name] = (NAMED[metric] if isinstance(metric, str) else metric)(state)
         for name, value in row.items():
+            self._check(name, value, trajectory.step)
+        for name, value in row.items():
             self._columns[name].append(value)
+        # Only now: if a metric fails, the level is still to be recorded when the run is taken up again.
+        self.levels = [level for level in self.levels if trajectory.loss > level]
+        return True
+
+    def _check(self, name: str, value: Any, step: int) -> None:
+        """Refuse at once what could not be stacked or saved at the end."""
+        array = np.asarray(value)
+        if array.dtype.kind not in "biufc":
+            raise TypeError(f"the metric {name} must return numbers, not {value!r} at step {step}")
+        column = self._columns[name]
+        if column and array.shape != np.shape(column[0]):
+            raise ValueError(
+                f"the metric {name} has shape {array.shape} at step {step}, but {np.shape(column[0])} before"
+            )
 
     def _has(self, step: int) -> bool:
         return bool(self._columns["step"]) and self._columns["step"][-1] == step

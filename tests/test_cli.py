@@ -355,7 +355,7 @@ def test_demo_refuses(tmp_path):
         (["--depths", "2,2"], "each depth once"),
         (["--out", tmp_path / "nowhere" / "d.png"], "does not exist"),
         (["--out", tmp_path / "d.txt"], "suffix"),
-        (["--seed", "-1"], "non-negative"),
+        (["--seed", "-1"], "at least 0"),
     ]:
         outcome = invoke("demo", *arguments)
         assert outcome.exit_code == 2

@@ -264,7 +264,7 @@ NAN, TWO = np.array([[1.0, np.nan], [0, 0]]), np.ones((2, 2))
     [
         (lambda: dmf.Completion([0, 2], [0, 0], [1, 1], (2, 2)), ValueError, r"rows\[1\] = 2"),
         (lambda: dmf.Completion([0, 0], [0, -1], [1, 1], (2, 2)), ValueError, r"cols\[1\] = -1"),
-        (lambda: dmf.Completion([0, 0], [1, 1], [1, 2], (2, 2)), ValueError, r"\(0, 1\) is observed twice"),
+        (lambda: dmf.Completion([0, 0], [1, 1], [1, 2], (2, 2)), ValueError, r"\(0, 1\) is given twice"),
         (lambda: dmf.Completion([0, 1], [1, 1], [1, np.nan], (2, 2)), ValueError, "nan"),
         (lambda: dmf.Completion([0, 1], [1, 1], [1, np.inf], (2, 2)), ValueError, "inf"),
         (lambda: dmf.Completion([0, 1], [1], [1, 2], (2, 2)), ValueError, "one length"),

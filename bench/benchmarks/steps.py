@@ -18,9 +18,7 @@ class CompletionSteps:
     timeout = 120
 
     def setup(self, depth, optimizer, dtype):
-        self.loop = dmf.Loop(
-            dmf.Completion.random(), dmf.Product(depth), OPTIMIZERS[optimizer], dtype=dtype
-        )
+        self.loop = dmf.Loop(dmf.Completion.random(), dmf.Product(depth), OPTIMIZERS[optimizer], dtype=dtype)
         self.state = self.loop.advance(self.loop.init(seed=0), steps=1)
 
     def time_hundred_steps(self, depth, optimizer, dtype):

@@ -123,7 +123,7 @@ def bind_objective(
         resolved = np.dtype(dtype)
     except TypeError:
         raise TypeError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}") from None
-    if resolved.name not in DTYPES:
+    if resolved.name not in DTYPES or not resolved.isnative:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, not {dtype!r}")
     if device not in DEVICES:
         raise ValueError(f"device must be one of {', '.join(DEVICES)}, not {device!r}")

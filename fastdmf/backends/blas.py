@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import OpenBLASController, ThreadpoolController
 
 _lock = threading.Lock()
 _holders = 0
@@ -19,6 +19,13 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+def _take_control() -> None:
+    """Since its version 3.8 threadpoolctl heeds only the first thread that set a limit: let it be ours."""
+    clear = getattr(OpenBLASController, "clear_controlling_thread", None)
+    if clear is not None:
+        clear(force=True)
+
+
 @contextmanager
 def blas_threads(threads: int) -> Iterator[None]:
     """Hold every BLAS at ``threads`` threads; the user's setting comes back when the last holder leaves.
@@ -27,6 +34,7 @@ def blas_threads(threads: int) -> Iterator[None]:
     """
     global _holders, _restore
     with _lock:
+        _take_control()
         limit = _controller().limit(limits=threads, user_api="blas")
         if _holders == 0:
             _restore = limit
@@ -37,5 +45,7 @@ def blas_threads(threads: int) -> Iterator[None]:
         with _lock:
             _holders -= 1
             if _holders == 0 and _restore is not None:
+                _take_control()
                 _restore.restore_original_limits()
                 _restore = None
+                _take_control()

@@ -1,7 +1,8 @@
 """The CPU backend: binds the Numba kernels."""
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numba
@@ -31,6 +32,9 @@ def kernel_cache() -> tuple[str | None, str]:
     return stepping.advance.stats.cache_path, source_digest()
 
 
+_one_parallel_call = threading.Lock()
+
+
 class Matrices:
     """C-contiguous matrices and the table by which kernels find them."""
 
@@ -50,6 +54,11 @@ class Matrices:
         for copy, array in zip(new.arrays, arrays, strict=True):
             copy[...] = array
         return new
+
+    def rotate(self, places: int) -> None:
+        """Let the matrices change places, in the table as well."""
+        self.arrays = self.arrays[places:] + self.arrays[:places]
+        self.table[:] = np.roll(self.table, -places, axis=0)
 
 
 class CpuObjective:
@@ -78,9 +87,19 @@ class CpuObjective:
     def holding_threads(self) -> Iterator[None]:
         """Hold BLAS and our kernels, in the calling thread, at the threads of this objective."""
         with blas_threads(self.threads):
-            if self.thread_argument is not None:
-                numba.set_num_threads(self.threads)  # a setting of the calling thread
-            yield
+            if self.thread_argument is None:
+                yield
+                return
+            before = numba.get_num_threads()
+            numba.set_num_threads(self.threads)  # a setting of the calling thread
+            try:
+                yield
+            finally:
+                numba.set_num_threads(before)
+
+    def launching(self) -> AbstractContextManager[Any]:
+        """Around every kernel call: not all of Numba's threading layers bear two parallel calls at once."""
+        return nullcontext() if self.thread_argument is None else _one_parallel_call
 
     def loss_and_gradients(self, factors: Sequence[Array]) -> tuple[float, list[Array]]:
         """Loss and the gradient in each factor; factors laid out as the kernels walk them stay in place."""
@@ -88,7 +107,7 @@ class CpuObjective:
         gradient = Matrices.empty(self.layout.shapes, self.dtype)
         scratch = Scratch(self)
         scalars = np.zeros(stepping.SLOTS)
-        with self.holding_threads():
+        with self.holding_threads(), self.launching():
             stepping.evaluate(
                 self.support, self.operator, scratch.chains, point.table, gradient.table,
                 scalars, _never_set(), _never_set(), self.thread_argument,
@@ -103,7 +122,8 @@ class CpuObjective:
             return self.problem.test_error(self.factorization.compose(factors))
         pattern, values = self._held_out
         w = np.empty(values.size, self.dtype)
-        stepping.entries_at(pattern, scratch.chains, point.table, w, _never_set(), self.thread_argument)
+        with self.launching():
+            stepping.entries_at(pattern, scratch.chains, point.table, w, _never_set(), self.thread_argument)
         return root_mean_square(w - values)
 
     def _bind_held_out(self) -> tuple[Pattern, Array] | None:
@@ -171,9 +191,8 @@ class CpuTrajectory:
         memory: Mapping[str, Array],
         evaluations: int,
     ) -> None:
-        self.objective = objective
+        self.objective, self._optimizer = objective, optimizer
         self.cancel = np.zeros(1, dtype=np.uint8)
-        self._cancel_forward = self.cancel
         self.evaluations = evaluations
         self.diverged = False
         layout, dtype = objective.layout, objective.dtype
@@ -184,9 +203,6 @@ class CpuTrajectory:
         self._scratch = Scratch(objective)
         self._scalars = np.array(memory.get("scalars", np.zeros(stepping.SLOTS)), dtype=np.float64)
         self._rule, self._velocity, self._kept_alive = _rule_of(optimizer, objective, memory)
-        if self._velocity:
-            # A step cut short is taken back, which a velocity that was overwritten does not allow.
-            self._cancel_forward = _never_set()
         self._evaluate()
 
     @property
@@ -211,10 +227,10 @@ class CpuTrajectory:
 
     def _evaluate(self) -> None:
         o = self.objective
-        with o.holding_threads():
+        with o.holding_threads(), o.launching():
             stepping.evaluate(
                 o.support, o.operator, self._scratch.chains, self._point.table, self._gradient.table,
-                self._scalars, _never_set(), self.cancel, o.thread_argument,
+                self._scalars, _never_set(), _never_set(), o.thread_argument,
             )  # fmt: skip
         self._gradient_is_stale = False
         self.diverged = not np.isfinite(self.loss)
@@ -232,15 +248,16 @@ class CpuTrajectory:
         loss_below = np.array([loss for loss, _ in halts], dtype=np.float64)
         gradient_below = np.array([norm for _, norm in halts], dtype=np.float64)
         wants_norms = isinstance(self._rule, GroupRMS) or bool(np.isfinite(gradient_below).any())
-        with o.holding_threads():
+        with o.holding_threads(), o.launching():
             taken, event, swapped = stepping.advance(
                 self._rule, o.support, o.operator, self._scratch.chains,
                 self._point.table, self._gradient.table, self._scalars,
                 steps, wants_norms, loss_below, gradient_below,
-                self._cancel_forward, self.cancel, o.thread_argument,
+                self.cancel, self.cancel, o.thread_argument,
             )  # fmt: skip
         if swapped:
             self._point, self._gradient = self._gradient, self._point
+            self._velocity.rotate(len(self._velocity.arrays) // 2)
         self.evaluations += taken + (event == Event.DIVERGED)
         self._gradient_is_stale = event in (Event.DIVERGED, Event.CANCELLED)
         self.diverged = event == Event.DIVERGED
@@ -252,7 +269,8 @@ class CpuTrajectory:
 
     def memory(self) -> dict[str, Array]:
         """The optimizer's memory: views that the next advance overwrites."""
-        velocities = {f"velocity_{j}": v for j, v in enumerate(self._velocity)}
+        current = self._velocity.arrays[: len(self._velocity.arrays) // 2]
+        velocities = {f"velocity_{j}": v for j, v in enumerate(current)}
         return {"scalars": self._scalars, **velocities}
 
     def test_error(self) -> float:
@@ -269,8 +287,8 @@ class CpuTrajectory:
         o = self.objective
         gradients = o.layout.outward(self._gradient.arrays, None)
         return State(
-            o.problem, o.factorization, _frozen(self.factors()), _frozen(gradients), self.loss,
-            self.step, self.time, self.evaluations, diverged,
+            o.problem, o.factorization, self._optimizer, _frozen(self.factors()), _frozen(gradients),
+            self.loss, self.step, self.time, self.evaluations, diverged,
             {name: array.copy() for name, array in self.memory().items()},
         )  # fmt: skip
 
@@ -290,21 +308,21 @@ def _frozen(arrays: Sequence[Array]) -> list[Array]:
 
 def _rule_of(
     optimizer: Optimizer, objective: CpuObjective, memory: Mapping[str, Array]
-) -> tuple[Any, list[Array], list[Matrices]]:
+) -> tuple[Any, Matrices, list[Matrices]]:
     """The kernels' description of an optimizer, its velocity, and what must outlive the tables in it."""
     layout, dtype = objective.layout, objective.dtype
     if isinstance(optimizer, GradientDescent):
         has_velocity = optimizer.momentum > 0
-        velocity = Matrices.empty(layout.shapes if has_velocity else [], dtype)
-        for j, v in enumerate(velocity.arrays):
+        velocity = Matrices.empty(layout.shapes * 2 if has_velocity else [], dtype)
+        for j, v in enumerate(velocity.arrays[: len(layout.shapes)]):
             v[...] = memory.get(f"velocity_{j}", 0.0)
         return (
             FixedStep(float(optimizer.lr), float(optimizer.momentum), velocity.table),
-            velocity.arrays,
+            velocity,
             [velocity],
         )
     if isinstance(optimizer, GroupRMSprop):
-        return GroupRMS(float(optimizer.lr), float(optimizer.alpha), float(optimizer.eps)), [], []
+        return GroupRMS(float(optimizer.lr), float(optimizer.alpha), float(optimizer.eps)), Matrices([]), []
     if isinstance(optimizer, ExactLineSearch):
         degree = 2 if layout.tied else max(layout.left + layout.right, 1)
         powers = Matrices.empty(_power_shapes(objective), dtype)
@@ -316,7 +334,7 @@ def _rule_of(
             aligned_empty((degree + 1, objective.problem.values.size), dtype),
             np.zeros((2 * degree + 4, 2 * degree + 2)),
         )
-        return rule, [], [powers]
+        return rule, Matrices([]), [powers]
     raise TypeError(f"the CPU backend cannot carry out {optimizer!r}")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastdmf._checks import Array, count
+from fastdmf._checks import Array, count, items
 from fastdmf.factorizations.base import Factorization
 
 
@@ -25,7 +25,7 @@ class Product(Factorization):
     def __post_init__(self) -> None:
         count("depth", self.depth)
         if self.widths is not None:
-            widths = tuple(count(f"widths[{j}]", w) for j, w in enumerate(self.widths))
+            widths = tuple(count(f"widths[{j}]", w) for j, w in enumerate(items("widths", self.widths)))
             if len(widths) != self.depth - 1:
                 raise ValueError(
                     f"depth {self.depth} has {self.depth - 1} hidden widths, not {len(widths)}: {widths}"

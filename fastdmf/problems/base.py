@@ -2,6 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ class Problem(ABC):
     def _arrays(self) -> list[Any]:
         """Everything that defines the measurements, for :attr:`digest`."""
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of what is measured: equal digests mean the same problem."""
         sha = hashlib.sha256(f"{type(self).__name__} {self.shape} {self.loss}".encode())

@@ -5,7 +5,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from fastdmf._checks import Array, count, index_array, matrix_shape, real_array
+from fastdmf._checks import Array, count, generator, index_array, items, matrix_shape, real_array
 from fastdmf.problems.base import Problem, root_mean_square
 from fastdmf.problems.planted import PlantedMatrix
 
@@ -61,10 +61,12 @@ class Completion(Problem):
         self.row_order = _row_order(self.rows, self.cols, shape)
         self.test = None
         if test is not None:
+            test = items("test", test)
             if len(test) != 3:
                 raise ValueError(f"test must be (rows, cols, values), not {len(test)} arrays")
             held_out = real_array("test values", test[2], ndim=1)
             self.test = (*_positions("test ", test[0], test[1], held_out.size, shape), held_out)
+            _row_order(*self.test[:2], shape)
 
     @classmethod
     def random(
@@ -111,7 +113,7 @@ class Completion(Problem):
         m, more = count("observed", observed), count("held_out", held_out, least=0)
         if m + more > n * p:
             raise ValueError(f"observed + held_out = {m + more} entries of a matrix that has {n * p}")
-        rng = np.random.default_rng(seed)
+        rng = generator(seed)
         planted = PlantedMatrix(rng, shape, rank, spectrum, norm, symmetric)
         drawn = rng.choice(n * p, m + more, replace=False)
         rows, cols = np.divmod(drawn, p)
@@ -123,6 +125,10 @@ class Completion(Problem):
     @classmethod
     def from_sparse(cls, matrix: Any, test: Triplets | None = None, loss: str = "mean") -> Self:
         """Observe the stored entries of a SciPy sparse matrix or array; stored zeros count."""
+        if not hasattr(matrix, "tocoo"):
+            raise TypeError(
+                f"matrix must be a SciPy sparse matrix, not {type(matrix)}; from_dense takes arrays"
+            )
         coo = matrix.tocoo()
         return cls(coo.row, coo.col, coo.data, coo.shape, test=test, loss=loss)
 
@@ -132,6 +138,8 @@ class Completion(Problem):
         array = np.asarray(matrix)
         if array.ndim != 2:
             raise ValueError(f"matrix must have 2 dimensions, not shape {array.shape}")
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"matrix must hold real numbers, not {array.dtype}")
         rows, cols = np.nonzero(~np.isnan(array))
         return cls(rows, cols, array[rows, cols], array.shape, test=test, loss=loss)
 
@@ -186,5 +194,5 @@ def _row_order(rows: Array, cols: Array, shape: tuple[int, int]) -> Array:
     twice = np.flatnonzero(ascending[1:] == ascending[:-1])
     if twice.size:
         i, j = divmod(int(ascending[twice[0]]), shape[1])
-        raise ValueError(f"the entry ({i}, {j}) is observed twice; merge repeated observations first")
+        raise ValueError(f"the entry ({i}, {j}) is given twice; merge repeated observations first")
     return order

@@ -5,7 +5,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from fastdmf._checks import Array, count, matrix_shape, one_of, positive, real_array
+from fastdmf._checks import Array, count, generator, matrix_shape, one_of, positive, real_array
 from fastdmf.problems.base import Problem, root_mean_square
 from fastdmf.problems.planted import PlantedMatrix, random_orthogonal
 
@@ -115,7 +115,7 @@ class Sensing(Problem):
         n, p = shape = matrix_shape("shape", shape)
         m = count("measurements", measurements)
         spread = (n * p) ** -0.5 if std is None else positive("std", std)
-        rng = np.random.default_rng(seed)
+        rng = generator(seed)
         truth = PlantedMatrix(rng, shape, rank, spectrum, norm, symmetric).dense()
         matrices = rng.standard_normal((m, n, p))
         matrices *= spread
@@ -142,7 +142,7 @@ class Sensing(Problem):
         """
         n, p = shape = matrix_shape("shape", shape)
         m = count("measurements", measurements)
-        rng = np.random.default_rng(seed)
+        rng = generator(seed)
         truth = PlantedMatrix(rng, shape, rank, spectrum, norm, symmetric).dense()
         x = rng.standard_normal((m, n))
         z = x if symmetric else rng.standard_normal((m, p))
@@ -192,7 +192,7 @@ class Sensing(Problem):
         """
         d, m = count("size", size), count("measurements", measurements)
         one_of("basis", basis, ("diagonal", "rotated"))
-        rng = np.random.default_rng(seed)
+        rng = generator(seed)
         planted = (
             rng.uniform(0.5, 1.0, count("rank", rank))
             if spectrum is None

@@ -38,7 +38,10 @@ class Chains(NamedTuple):
 
 
 class FixedStep(NamedTuple):
-    """Gradient descent; with momentum μ > 0 the velocity v ← μ v + g takes the gradient's place."""
+    """Gradient descent; with momentum μ > 0 the velocity v ← μ v + g takes the gradient's place.
+
+    The table ``velocity`` holds two sets, old and new, which change places as the points do.
+    """
 
     lr: float
     momentum: float
@@ -119,25 +122,27 @@ def _step_from_gradient(factors, grads, step, like):
             g[i] = theta[i] - step * g[i]
 
 
-def _move(rule, support, operator, chains, factors, grads, scalars, cancel, threads):
+def _move(rule, support, operator, chains, factors, grads, scalars, swapped, cancel, threads):
     """Write the next point into the memory of ``grads``, by the optimizer that ``rule`` describes."""
 
 
 @overload(_move)
-def _move_fixed(rule, support, operator, chains, factors, grads, scalars, cancel, threads):
+def _move_fixed(rule, support, operator, chains, factors, grads, scalars, swapped, cancel, threads):
     if not is_a(rule, FixedStep):
         return None
 
-    def fixed(rule, support, operator, chains, factors, grads, scalars, cancel, threads):
+    def fixed(rule, support, operator, chains, factors, grads, scalars, swapped, cancel, threads):
         like = chains.w
         if rule.momentum != 0.0:
             momentum = like.dtype.type(rule.momentum)
-            for j in range(grads.shape[0]):
-                v = flat(rule.velocity, j, like)
+            count = grads.shape[0]
+            for j in range(count):
+                old = flat(rule.velocity, j + (count if swapped else 0), like)
+                new = flat(rule.velocity, j + (0 if swapped else count), like)
                 g = flat(grads, j, like)
-                for i in range(v.size):
-                    v[i] = momentum * v[i] + g[i]
-                    g[i] = v[i]
+                for i in range(g.size):
+                    g[i] = momentum * old[i] + g[i]
+                    new[i] = g[i]
         _step_from_gradient(factors, grads, rule.lr, like)
         scalars[TIME] += rule.lr
 
@@ -145,11 +150,11 @@ def _move_fixed(rule, support, operator, chains, factors, grads, scalars, cancel
 
 
 @overload(_move)
-def _move_group(rule, support, operator, chains, factors, grads, scalars, cancel, threads):
+def _move_group(rule, support, operator, chains, factors, grads, scalars, swapped, cancel, threads):
     if not is_a(rule, GroupRMS):
         return None
 
-    def group(rule, support, operator, chains, factors, grads, scalars, cancel, threads):
+    def group(rule, support, operator, chains, factors, grads, scalars, swapped, cancel, threads):
         # v ← α v + (1 − α) Σ_j ‖g_j‖²;  step = lr / (√(v / (1 − αᵗ)) + eps)
         v = rule.alpha * scalars[MEAN_SQUARE] + (1.0 - rule.alpha) * scalars[GRADIENT_SQUARED]
         unbiased = v / (1.0 - rule.alpha ** (scalars[STEPS] + 1.0))
@@ -162,11 +167,11 @@ def _move_group(rule, support, operator, chains, factors, grads, scalars, cancel
 
 
 @overload(_move)
-def _move_exact(rule, support, operator, chains, factors, grads, scalars, cancel, threads):
+def _move_exact(rule, support, operator, chains, factors, grads, scalars, swapped, cancel, threads):
     if not is_a(rule, LineSearch):
         return None
 
-    def exact(rule, support, operator, chains, factors, grads, scalars, cancel, threads):
+    def exact(rule, support, operator, chains, factors, grads, scalars, swapped, cancel, threads):
         step = exact_step(rule, support, operator, chains, factors, grads, cancel, threads)
         _step_from_gradient(factors, grads, step, chains.w)
         scalars[TIME] += step
@@ -178,7 +183,7 @@ def _move_exact(rule, support, operator, chains, factors, grads, scalars, cancel
 def _met(loss_below, gradient_below, scalars):
     """Whether any pair of thresholds is met by the loss and the gradient's norm together."""
     for c in range(loss_below.size):
-        if scalars[LOSS] <= loss_below[c] and scalars[GRADIENT_SQUARED] <= gradient_below[c] ** 2:
+        if scalars[LOSS] <= loss_below[c] and np.sqrt(scalars[GRADIENT_SQUARED]) <= gradient_below[c]:
             return True
     return False
 
@@ -227,7 +232,7 @@ def advance(
     swapped = False
     for taken in range(steps):
         time, mean_square = scalars[TIME], scalars[MEAN_SQUARE]
-        _move(rule, support, operator, chains, factors, grads, scalars, cancel_forward, threads)
+        _move(rule, support, operator, chains, factors, grads, scalars, swapped, cancel_forward, threads)
         factors, grads, swapped = grads, factors, not swapped
         loss = _forward(support, operator, chains, factors, cancel_forward, threads)
         is_cancelled = cancel_forward[0] != 0
@@ -237,10 +242,10 @@ def advance(
         scalars[LOSS] = loss
         scalars[STEPS] += 1.0
         _backward(support, chains, factors, grads, cancel, threads)
-        if norms:
-            scalars[GRADIENT_SQUARED] = _sum_of_squares(grads, chains.w)
         if cancel[0] != 0:
             return taken + 1, CANCELLED, swapped
+        if norms:
+            scalars[GRADIENT_SQUARED] = _sum_of_squares(grads, chains.w)
         if _met(loss_below, gradient_below, scalars):
             return taken + 1, HALTED, swapped
     return steps, ALL_STEPS, swapped

@@ -1,0 +1,58 @@
+"""Machine code on disk is used again, and never after a change of any kernel source."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+#: Calls one cached kernel, `stepping.entries_at`, whose helpers lie in other files.
+CALL = """
+import numpy as np
+import fastdmf as dmf
+from fastdmf.backends import bind_objective
+from fastdmf.backends.cpu import Matrices, Scratch
+from fastdmf.kernels.cpu import stepping
+
+problem = dmf.Completion([0], [0], [0.0], (2, 2), test=([0, 1], [1, 0], [0.0, 0.0]))
+factors = [np.eye(2), np.full((2, 2), 3.0)]
+objective = bind_objective(problem, dmf.Product(2))
+point = Matrices.copies(objective.layout.inward(factors), objective.dtype)
+error = objective.test_error(point, Scratch(objective), factors)
+stats = stepping.entries_at.stats
+print(dmf.__file__, error, sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+"""
+
+
+def test_the_cache_is_used_and_never_stale(tmp_path):
+    package = tmp_path / "fastdmf"
+    shutil.copytree(ROOT / "fastdmf", package, ignore=shutil.ignore_patterns("__pycache__"))
+    assert not (package / "kernels").is_symlink()
+
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA")}
+    environment["PYTHONPATH"] = str(tmp_path)
+
+    def call():
+        command = [sys.executable, "-c", CALL]
+        choices = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 120}
+        done = subprocess.run(command, **choices)
+        assert done.returncode == 0, done.stderr
+        file, error, hits, misses = done.stdout.split()
+        assert Path(file).parent == package
+        return float(error), int(hits), int(misses)
+
+    assert call() == (3.0, 0, 1)
+    assert call() == (3.0, 1, 0)
+
+    helper = package / "kernels" / "cpu" / "completion.py"  # a helper of entries_at, in another file
+    source = helper.read_text()
+    dot = "dot = row[0] * 0"
+    assert source.count(dot) == 1
+    helper.write_text(source.replace(dot, f"{dot} + 2"))
+    assert call() == (5.0, 0, 1)
+    assert call() == (5.0, 1, 0)
+
+    helper.write_text(source)
+    assert call() == (3.0, 0, 1)
