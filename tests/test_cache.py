@@ -19,8 +19,9 @@ from fastdmf.kernels.cpu import stepping
 problem = dmf.Completion([0], [0], [0.0], (2, 2), test=([0, 1], [1, 0], [0.0, 0.0]))
 factors = [np.eye(2), np.full((2, 2), 3.0)]
 objective = bind_objective(problem, dmf.Product(2))
-point = Matrices.copies(objective.layout.inward(factors), objective.dtype)
-error = objective.test_error(point, Scratch(objective), factors)
+shapes = objective.layout.shapes
+point = Matrices.copies(objective.layout.inward(factors), shapes, objective.dtype)
+error = objective.test_error(point, Scratch(objective, shapes), factors)
 stats = stepping.entries_at.stats
 print(dmf.__file__, error, sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
@@ -46,11 +47,12 @@ def test_the_cache_is_used_and_never_stale(tmp_path):
     assert call() == (3.0, 0, 1)
     assert call() == (3.0, 1, 0)
 
-    helper = package / "kernels" / "cpu" / "completion.py"  # a helper of entries_at, in another file
+    helper = package / "kernels" / "cpu" / "simd.py"  # a helper of entries_at, in another file
     source = helper.read_text()
-    dot = "dot = row[0] * 0"
-    assert source.count(dot) == 1
-    helper.write_text(source.replace(dot, f"{dot} + 2"))
+    product = "dot = rows.dot(x, rows.load(y))"
+    assert source.count(product) == 1
+    off_by_two = "dot = builder.fadd(rows.dot(x, rows.load(y)), ir.Constant(rows.scalar, 2.0))"
+    helper.write_text(source.replace(product, off_by_two))
     assert call() == (5.0, 0, 1)
     assert call() == (5.0, 1, 0)
 

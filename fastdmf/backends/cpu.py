@@ -26,6 +26,10 @@ from fastdmf.problems import Completion, Problem
 from fastdmf.problems.base import root_mean_square
 from fastdmf.state import State
 
+_NO_HALTS = np.empty(0)
+#: Any rule will do where no step is taken; this one is compiled for gradient descent anyway.
+_NO_RULE = FixedStep(0.0, 0.0, table_of([]))
+
 
 def kernel_cache() -> tuple[str | None, str]:
     """Folder of the cached machine code, None if there is none, and the digest of the kernel sources."""
@@ -48,11 +52,14 @@ class Matrices:
         return cls([aligned_empty(shape, dtype) for shape in shapes])
 
     @classmethod
-    def copies(cls, arrays: Sequence[Array], dtype: np.dtype) -> "Matrices":
-        """Copies of the given matrices."""
-        new = cls.empty([a.shape for a in arrays], dtype)
+    def copies(
+        cls, arrays: Sequence[Array], shapes: Sequence[tuple[int, int]], dtype: np.dtype
+    ) -> "Matrices":
+        """Copies of the given matrices, with columns of zeros added to make up the shapes."""
+        new = cls.empty(shapes, dtype)
         for copy, array in zip(new.arrays, arrays, strict=True):
-            copy[...] = array
+            copy[:, : array.shape[1]] = array
+            copy[:, array.shape[1] :] = 0.0
         return new
 
     def rotate(self, places: int) -> None:
@@ -76,9 +83,10 @@ class CpuObjective:
             )
         self.problem, self.factorization = problem, factorization
         self.dtype, self.threads = dtype, threads
-        self.support, self.operator, where = bind_problem(problem, dtype)
+        self._width = min(min(shape) for shape in factorization.factor_shapes(problem.shape))
+        self.support, self.operator, where = bind_problem(problem, dtype, self._width)
         self.entries = problem.shape[0] * problem.shape[1] if where is None else where[0].size
-        self.layout = layout_of(factorization, problem.shape, where)
+        self.layout = layout_of(factorization, problem.shape, where, dtype)
         #: What kernels take as ``threads``: None compiles no parallel loop.
         self.thread_argument = None if threads == 1 else threads
         self._held_out = self._bind_held_out()
@@ -104,13 +112,14 @@ class CpuObjective:
     def loss_and_gradients(self, factors: Sequence[Array]) -> tuple[float, list[Array]]:
         """Loss and the gradient in each factor; factors laid out as the kernels walk them stay in place."""
         point = Matrices([np.ascontiguousarray(a) for a in self.layout.inward(factors)])
-        gradient = Matrices.empty(self.layout.shapes, self.dtype)
-        scratch = Scratch(self)
+        shapes = [a.shape for a in point.arrays]
+        gradient = Matrices.empty(shapes, self.dtype)
+        scratch = Scratch(self, shapes)
         scalars = np.zeros(stepping.SLOTS)
         with self.holding_threads(), self.launching():
-            stepping.evaluate(
-                self.support, self.operator, scratch.chains, point.table, gradient.table,
-                scalars, _never_set(), _never_set(), self.thread_argument,
+            stepping.advance(
+                _NO_RULE, self.support, self.operator, scratch.chains, point.table, gradient.table, scalars,
+                False, 0, False, _NO_HALTS, _NO_HALTS, _never_set(), self.thread_argument,
             )  # fmt: skip
         return float(scalars[stepping.LOSS]), self.layout.outward(gradient.arrays, None)
 
@@ -131,23 +140,23 @@ class CpuObjective:
             return None
         rows, cols, values = self.problem.test
         order = np.lexsort((cols, rows))
-        return pattern_of(rows[order], cols[order], self.problem.shape), values[order]
+        pattern = pattern_of(rows[order], cols[order], self.problem.shape, self._width)
+        return pattern, values[order]
 
 
 class Scratch:
     """Memory that one evaluation at a time needs."""
 
-    def __init__(self, objective: CpuObjective) -> None:
+    def __init__(self, objective: CpuObjective, shapes: Sequence[tuple[int, int]]) -> None:
         layout, dtype = objective.layout, objective.dtype
-        shapes = []
+        products = []
         for first, size in ((0, layout.left), (layout.left, layout.right)):
-            rows = layout.shapes[first][0] if size else 0
             # The first prefix of a chain is its first factor, so nothing is stored for it.
-            shapes += [
-                (0, 0) if j == first else (rows, layout.shapes[j][1]) for j in range(first, first + size)
+            products += [
+                (0, 0) if j == first else (shapes[first][0], shapes[j][1]) for j in range(first, first + size)
             ]
-        self.prefixes = Matrices.empty(shapes, dtype)
-        self.deltas = Matrices.empty(shapes, dtype)
+        self.prefixes = Matrices.empty(products, dtype)
+        self.deltas = Matrices.empty(products, dtype)
         w = aligned_empty((objective.entries,), dtype)
         measured_as_seen = isinstance(objective.operator, Entries)
         r = w if measured_as_seen else aligned_empty((objective.problem.values.size,), dtype)
@@ -198,9 +207,9 @@ class CpuTrajectory:
         layout, dtype = objective.layout, objective.dtype
         #: At depth 1 the kernels hold the observed entries only; these are all the others.
         self._rest = np.array(factors[0], dtype) if layout.left == 0 else None
-        self._point = Matrices.copies(layout.inward(factors), dtype)
+        self._point = Matrices.copies(layout.inward(factors), layout.shapes, dtype)
         self._gradient = Matrices.empty(layout.shapes, dtype)
-        self._scratch = Scratch(objective)
+        self._scratch = Scratch(objective, layout.shapes)
         self._scalars = np.array(memory.get("scalars", np.zeros(stepping.SLOTS)), dtype=np.float64)
         self._rule, self._velocity, self._kept_alive = _rule_of(optimizer, objective, memory)
         self._evaluate()
@@ -226,11 +235,13 @@ class CpuTrajectory:
         return float(self._scalars[stepping.TIME])
 
     def _evaluate(self) -> None:
+        """Bring loss and gradient up to date where the point is."""
         o = self.objective
         with o.holding_threads(), o.launching():
-            stepping.evaluate(
-                o.support, o.operator, self._scratch.chains, self._point.table, self._gradient.table,
-                self._scalars, _never_set(), _never_set(), o.thread_argument,
+            stepping.advance(
+                self._rule, o.support, o.operator, self._scratch.chains,
+                self._point.table, self._gradient.table, self._scalars,
+                False, 0, False, _NO_HALTS, _NO_HALTS, _never_set(), o.thread_argument,
             )  # fmt: skip
         self._gradient_is_stale = False
         self.diverged = not np.isfinite(self.loss)
@@ -252,8 +263,7 @@ class CpuTrajectory:
             taken, event, swapped = stepping.advance(
                 self._rule, o.support, o.operator, self._scratch.chains,
                 self._point.table, self._gradient.table, self._scalars,
-                steps, wants_norms, loss_below, gradient_below,
-                self.cancel, self.cancel, o.thread_argument,
+                True, steps, wants_norms, loss_below, gradient_below, self.cancel, o.thread_argument,
             )  # fmt: skip
         if swapped:
             self._point, self._gradient = self._gradient, self._point

@@ -15,21 +15,21 @@ Binding = tuple[Pattern | Whole, Entries | DenseRows | SparseRows, tuple[Array, 
 
 
 @singledispatch
-def bind_problem(problem: Problem, dtype: np.dtype) -> Binding:
+def bind_problem(problem: Problem, dtype: np.dtype, width: int) -> Binding:
     """The support and the operator of a problem."""
     raise TypeError(f"the CPU backend cannot measure {problem!r}")
 
 
 @bind_problem.register
-def _(problem: Completion, dtype: np.dtype) -> Binding:
+def _(problem: Completion, dtype: np.dtype, width: int) -> Binding:
     order = problem.row_order
     rows, cols = problem.rows[order], problem.cols[order]
     values = _settled(problem.values[order], dtype)
-    return pattern_of(rows, cols, problem.shape), Entries(values, problem.loss_scale), (rows, cols)
+    return pattern_of(rows, cols, problem.shape, width), Entries(values, problem.loss_scale), (rows, cols)
 
 
 @bind_problem.register
-def _(problem: Sensing, dtype: np.dtype) -> Binding:
+def _(problem: Sensing, dtype: np.dtype, width: int) -> Binding:
     values = _settled(problem.values, dtype)
     m = values.size
     if not problem.is_sparse:
@@ -52,7 +52,7 @@ def _(problem: Sensing, dtype: np.dtype) -> Binding:
         values,
         problem.loss_scale,
     )
-    return pattern_of(rows, cols, problem.shape), operator, (rows, cols)
+    return pattern_of(rows, cols, problem.shape, width), operator, (rows, cols)
 
 
 def _settled(array: Array, dtype: np.dtype) -> Array:
@@ -65,12 +65,12 @@ def _settled(array: Array, dtype: np.dtype) -> Array:
     return settled
 
 
-def pattern_of(rows: Array, cols: Array, shape: tuple[int, int]) -> Pattern:
-    """A support given by positions sorted row by row."""
+def pattern_of(rows: Array, cols: Array, shape: tuple[int, int], width: int) -> Pattern:
+    """A support given by positions sorted row by row; ``width`` is how long rows of factors are."""
     row_starts = compressed_rows(rows, shape[0])
     col_starts = compressed_rows(cols, shape[1])
-    order = np.argsort(cols, kind="stable")
+    order = np.argsort(cols, kind="stable").astype(np.int32)
     return Pattern(
-        row_starts, cols, blocks_of(row_starts),
-        col_starts, rows[order], order, blocks_of(col_starts),
+        row_starts, cols, blocks_of(row_starts, width),
+        col_starts, rows[order], order, blocks_of(col_starts, width),
     )  # fmt: skip

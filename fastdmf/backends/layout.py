@@ -15,6 +15,14 @@ from fastdmf.factorizations import Factorization, Symmetric
 
 Shape = tuple[int, int]
 
+#: Kernels handle rows by vectors of so many bytes.
+VECTOR_BYTES = 64
+
+
+def _rounded_up(width: int, lanes: int) -> int:
+    """The width in whole vectors, unless that would more than double it."""
+    return -(-width // lanes) * lanes if width > lanes else width
+
 
 class Layout(Protocol):
     """Between the factors of the papers, [W_1, …, W_N], and the matrices that kernels walk."""
@@ -36,7 +44,7 @@ class Layout(Protocol):
 class ChainLayout:
     """Two chains that meet at the observations."""
 
-    def __init__(self, factor_shapes: Sequence[Shape], entries: int) -> None:
+    def __init__(self, factor_shapes: Sequence[Shape], entries: int, lanes: int) -> None:
         depth = len(factor_shapes)
         # How many factors stand right of the split: the cheapest way to take a gradient step.
         self.right = min(range(1, depth), key=lambda split: _flops(factor_shapes, split, entries))
@@ -44,13 +52,16 @@ class ChainLayout:
         self.tied = False
         upper = list(factor_shapes[: self.right - 1 : -1])
         lower = [(cols, rows) for rows, cols in factor_shapes[: self.right]]
-        self.shapes = upper + lower
+        self._shapes = upper + lower
+        # Without inner products, rows may end in zeros: they stay zero, and whole vectors are faster.
+        self.shapes = [(n, _rounded_up(k, lanes)) for n, k in self._shapes] if depth == 2 else self._shapes
 
     def inward(self, factors: Sequence[Array]) -> list[Array]:
         return [*factors[: self.right - 1 : -1], *(w.T for w in factors[: self.right])]
 
     def outward(self, matrices: Sequence[Array], rest: Array | None) -> list[Array]:
-        return [*(m.T for m in matrices[self.left :]), *matrices[: self.left][::-1]]
+        own = [m[:, :k] for m, (_, k) in zip(matrices, self._shapes, strict=True)]
+        return [*(m.T for m in own[self.left :]), *own[: self.left][::-1]]
 
 
 def _flops(factor_shapes: Sequence[Shape], split: int, entries: int) -> int:
@@ -67,14 +78,15 @@ class TiedLayout:
 
     left, right, tied = 1, 0, True
 
-    def __init__(self, shape: Shape) -> None:
-        self.shapes = [shape]
+    def __init__(self, shape: Shape, lanes: int) -> None:
+        self._width = shape[1]
+        self.shapes = [(shape[0], _rounded_up(shape[1], lanes))]
 
     def inward(self, factors: Sequence[Array]) -> list[Array]:
         return list(factors)
 
     def outward(self, matrices: Sequence[Array], rest: Array | None) -> list[Array]:
-        return list(matrices)
+        return [m[:, : self._width] for m in matrices]
 
 
 class DirectLayout:
@@ -111,13 +123,16 @@ class SupportLayout:
         return [w]
 
 
-def layout_of(factorization: Factorization, shape: Shape, support: tuple[Array, Array] | None) -> Layout:
+def layout_of(
+    factorization: Factorization, shape: Shape, support: tuple[Array, Array] | None, dtype: np.dtype
+) -> Layout:
     """The layout of a factorization around a support, given as (rows, cols), or None for all of W."""
+    lanes = VECTOR_BYTES // dtype.itemsize if support else 1
     factor_shapes = factorization.factor_shapes(shape)
     if isinstance(factorization, Symmetric):
-        return TiedLayout(factor_shapes[0])
+        return TiedLayout(factor_shapes[0], lanes)
     if len(factor_shapes) > 1:
-        return ChainLayout(factor_shapes, support[0].size if support else shape[0] * shape[1])
+        return ChainLayout(factor_shapes, support[0].size if support else shape[0] * shape[1], lanes)
     return SupportLayout(shape, *support) if support else DirectLayout(shape)
 
 
@@ -128,13 +143,13 @@ def compressed_rows(rows: Array, n: int) -> Array:
     return starts
 
 
-def blocks_of(starts: Array, largest: int = 1 << 15, at_least: int = 64) -> Array:
-    """Cut compressed rows into blocks of similar numbers of entries: (blocks + 1,) row numbers.
+def blocks_of(starts: Array, width: int) -> Array:
+    """Cut compressed rows into blocks of about 2²⁰ multiply-adds: (blocks + 1,) row numbers.
 
-    They depend on the support alone, so that results do not depend on the number of threads.
+    They depend on the support and the width alone, so that results do not depend on the number of threads.
     """
     total = int(starts[-1])
-    pieces = max(at_least, -(-total // largest))
+    pieces = -(-total * width >> 20)
     cuts = np.searchsorted(starts, np.linspace(0, total, pieces + 1)[1:-1])
     return np.unique(np.concatenate(([0], cuts, [starts.size - 1]))).astype(np.int64)
 

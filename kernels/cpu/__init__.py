@@ -3,10 +3,11 @@
 ==================  ================================================================================
 ``compilation``     how kernels are compiled and cached
 ``tables``          matrices scattered in memory, addressed by one small table
+``simd``            rows of a matrix as vectors in registers
+``verbs``           what supports and operators implement
 ``completion``      W on a sparse support: sampled products, their adjoints, observed entries
 ``sensing``         W everywhere, and linear measurements of it, dense or sparse
 ``product``         chains of factors: prefix products and the pullback
-``symmetric``       the pullback for UUᵀ, where one factor stands on both sides
 ``line_search``     the loss along the gradient as a polynomial, and its minimizer
 ``stepping``        loss, gradient, and the compiled multi-step loop
 ==================  ================================================================================

@@ -7,10 +7,11 @@ sums that one row owns: nothing is scattered, and rows can be shared among threa
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
+from numba import prange, types
 from numba.extending import overload
 
 from fastdmf.kernels.cpu.compilation import compile_apart, kernel, parallel_kernel
+from fastdmf.kernels.cpu.simd import PANEL_BYTES, dot_rows, sum_rows
 from fastdmf.kernels.cpu.verbs import is_a, is_serial, look, measure, pull, pull_tied, residual
 
 
@@ -38,64 +39,73 @@ class Entries(NamedTuple):
     scale: float
 
 
+def _address(array):
+    """Where an array lies; None stays None."""
+
+
+@overload(_address)
+def _address_of(array):
+    if isinstance(array, types.NoneType):
+        return lambda array: None
+    return lambda array: array.ctypes.data
+
+
 @kernel
 def _sampled_products(left, right, starts, cols, first, last, w):
     """w_e = ⟨L_i, R_j⟩ for the entries e = (i, j) of rows first … last − 1."""
     compile_apart()
-    width = left.shape[1]
-    for i in range(first, last):
-        row = left[i]
-        for e in range(starts[i], starts[i + 1]):
-            other = right[cols[e]]
-            dot = row[0] * 0
-            for q in range(width):
-                dot += row[q] * other[q]
-            w[e] = dot
+    width, size = left.shape[1], left.itemsize
+    panel = PANEL_BYTES // size
+    for q in range(0, width, panel):
+        rows, others = left.ctypes.data + q * size, right.ctypes.data + q * size
+        for i in range(first, last):
+            dot_rows(
+                w, min(panel, width - q), rows + i * width * size, others, width * size,
+                cols.ctypes.data, starts[i], starts[i + 1], q > 0, w.ctypes.data,
+            )  # fmt: skip
 
 
 @kernel
 def _gather_rows(starts, cols, order, z, dense, first, last, accumulate, out):
     """out_i (+)= Σ_e z_e dense_j over the entries e = (i, j) of rows first … last − 1."""
     compile_apart()
-    width = dense.shape[1]
-    for i in range(first, last):
-        total = out[i]
-        if not accumulate:
-            total[:] = 0
-        for e in range(starts[i], starts[i + 1]):
-            # `order` is None row by row; Numba then removes this branch when it compiles.
-            if order is None:
-                weight = z[e]
-            else:
-                weight = z[order[e]]
-            row = dense[cols[e]]
-            for q in range(width):
-                total[q] += weight * row[q]
+    width, size = dense.shape[1], dense.itemsize
+    panel = PANEL_BYTES // size
+    for q in range(0, width, panel):
+        others, totals = dense.ctypes.data + q * size, out.ctypes.data + q * size
+        for i in range(first, last):
+            sum_rows(
+                z, min(panel, width - q), z.ctypes.data, _address(order), others, width * size,
+                cols.ctypes.data, starts[i], starts[i + 1], accumulate, totals + i * width * size,
+            )  # fmt: skip
+
+
+# Both over all blocks: serially, and on threads.  A block is the unit of cancellation too.
 
 
 @kernel
-def _gather_blocks(starts, cols, order, blocks, z, dense, accumulate, out, cancel):
-    for b in range(blocks.size - 1):
-        if cancel[0] == 0:
-            _gather_rows(starts, cols, order, z, dense, blocks[b], blocks[b + 1], accumulate, out)
-
-
-@kernel
-def _sampled_blocks(left, right, starts, cols, blocks, w, cancel):
+def _look_serial(left, right, starts, cols, blocks, w, cancel):
     for b in range(blocks.size - 1):
         if cancel[0] == 0:
             _sampled_products(left, right, starts, cols, blocks[b], blocks[b + 1], w)
 
 
 @parallel_kernel
-def _sampled_blocks_threaded(left, right, starts, cols, blocks, w, cancel):
+def _look_threaded(left, right, starts, cols, blocks, w, cancel):
     for b in prange(blocks.size - 1):
         if cancel[0] == 0:
             _sampled_products(left, right, starts, cols, blocks[b], blocks[b + 1], w)
 
 
+@kernel
+def _gather_serial(starts, cols, order, blocks, z, dense, accumulate, out, cancel):
+    for b in range(blocks.size - 1):
+        if cancel[0] == 0:
+            _gather_rows(starts, cols, order, z, dense, blocks[b], blocks[b + 1], accumulate, out)
+
+
 @parallel_kernel
-def _gather_blocks_threaded(starts, cols, order, blocks, z, dense, accumulate, out, cancel):
+def _gather_threaded(starts, cols, order, blocks, z, dense, accumulate, out, cancel):
     for b in prange(blocks.size - 1):
         if cancel[0] == 0:
             _gather_rows(starts, cols, order, z, dense, blocks[b], blocks[b + 1], accumulate, out)
@@ -105,10 +115,10 @@ def _gather_blocks_threaded(starts, cols, order, blocks, z, dense, accumulate, o
 def _look(support, left, right, w, cancel, threads):
     if not is_a(support, Pattern):
         return None
-    sample = _sampled_blocks if is_serial(threads) else _sampled_blocks_threaded
+    over_blocks = _look_serial if is_serial(threads) else _look_threaded
 
     def sampled(support, left, right, w, cancel, threads):
-        sample(left, right, support.row_starts, support.cols, support.row_blocks, w, cancel)
+        over_blocks(left, right, support.row_starts, support.cols, support.row_blocks, w, cancel)
 
     return sampled
 
@@ -117,7 +127,7 @@ def _look(support, left, right, w, cancel, threads):
 def _pull(support, z, left, right, grad_left, grad_right, cancel, threads):
     if not is_a(support, Pattern):
         return None
-    gather = _gather_blocks if is_serial(threads) else _gather_blocks_threaded
+    gather = _gather_serial if is_serial(threads) else _gather_threaded
 
     def both(support, z, left, right, grad_left, grad_right, cancel, threads):
         s = support
@@ -131,7 +141,7 @@ def _pull(support, z, left, right, grad_left, grad_right, cancel, threads):
 def _pull_tied(support, z, factor, grad, cancel, threads):
     if not is_a(support, Pattern):
         return None
-    gather = _gather_blocks if is_serial(threads) else _gather_blocks_threaded
+    gather = _gather_serial if is_serial(threads) else _gather_threaded
 
     def tied(support, z, factor, grad, cancel, threads):
         s = support
@@ -159,12 +169,12 @@ def _residual(operator, w, r):
 
     def observed(operator, w, r):
         # A is the identity on Ω, so c A*(r) is c r: callers pass one array as both w and r.
-        c = operator.scale
-        total = 0.0
+        c = w.dtype.type(operator.scale)
+        squares = 0.0
         for e in range(w.size):
             misfit = w[e] - operator.values[e]
-            total += np.float64(misfit) * np.float64(misfit)
-            w[e] = misfit * w.dtype.type(c)
-        return 0.5 * c * total
+            squares += np.float64(misfit) * np.float64(misfit)
+            w[e] = c * misfit
+        return 0.5 * operator.scale * squares
 
     return observed

@@ -113,7 +113,7 @@ def _sum_of_squares(table, like):
 
 @kernel
 def _step_from_gradient(factors, grads, step, like):
-    """Grads ← factors − step · grads: the new point takes the gradient's memory."""
+    """grads ← factors − step · grads: the new point takes the gradient's memory."""
     step = like.dtype.type(step)
     for j in range(factors.shape[0]):
         theta = flat(factors, j, like)
@@ -189,14 +189,6 @@ def _met(loss_below, gradient_below, scalars):
 
 
 @entry_point
-def evaluate(support, operator, chains, factors, grads, scalars, cancel_forward, cancel, threads):
-    """Loss, gradient and the gradient's squared norm at the factors; the flags are as in `advance`."""
-    scalars[LOSS] = _forward(support, operator, chains, factors, cancel_forward, threads)
-    _backward(support, chains, factors, grads, cancel, threads)
-    scalars[GRADIENT_SQUARED] = _sum_of_squares(grads, chains.w)
-
-
-@entry_point
 def entries_at(support, chains, factors, w, cancel, threads):
     """The entries of the product of the factors on a support, written to ``w``."""
     left = chain_product(factors, chains.prefixes, 0, chains.left, w)
@@ -209,43 +201,49 @@ def entries_at(support, chains, factors, w, cancel, threads):
 
 @entry_point
 def advance(
-    rule, support, operator, chains, factors, grads, scalars, steps, norms, loss_below, gradient_below,
-    cancel_forward, cancel, threads,
+    rule, support, operator, chains, factors, grads, scalars, is_evaluated, steps, norms,
+    loss_below, gradient_below, cancel, threads,
 ):  # fmt: skip
-    """Take up to ``steps`` steps from an evaluated point.
+    """Take up to ``steps`` steps; a point that is not evaluated yet is evaluated first.
 
     The point and its gradient lie in two sets of matrices, which change places at every step: the new
     point is written over the gradient, and once its loss is known to be finite, the new gradient over
     the old point.  So the last finite point survives a divergence without ever being copied.
 
-    ``norms`` asks for the gradient's norm at every step.  The run halts early at the first point whose
+    ``norms`` asks for the gradient's norm at every step.  The run halts early at the first new point whose
     loss and gradient norm lie below some pair (``loss_below[c]``, ``gradient_below[c]``).
 
-    Another thread ends the call by setting two flags.  ``cancel_forward`` takes back the step whose loss
-    is being computed; ``cancel`` leaves the gradient at the point reached unfinished.
+    Another thread ends the call by setting ``cancel[0]``: a step whose loss is not known yet is taken back,
+    or else the gradient at the point reached is left unfinished.
 
     Returns
     -------
     taken, event, swapped
         Steps taken, why it returned, and whether the two sets have changed places.
     """
-    swapped = False
-    for taken in range(steps):
-        time, mean_square = scalars[TIME], scalars[MEAN_SQUARE]
-        _move(rule, support, operator, chains, factors, grads, scalars, swapped, cancel_forward, threads)
-        factors, grads, swapped = grads, factors, not swapped
-        loss = _forward(support, operator, chains, factors, cancel_forward, threads)
-        is_cancelled = cancel_forward[0] != 0
-        if is_cancelled or not np.isfinite(loss):
+    taken, swapped = 0, False
+    time, mean_square = scalars[TIME], scalars[MEAN_SQUARE]
+    while True:
+        if is_evaluated:
+            if taken == steps:
+                return taken, ALL_STEPS, swapped
+            time, mean_square = scalars[TIME], scalars[MEAN_SQUARE]
+            _move(rule, support, operator, chains, factors, grads, scalars, swapped, cancel, threads)
+            factors, grads, swapped = grads, factors, not swapped
+        loss = _forward(support, operator, chains, factors, cancel, threads)
+        is_cancelled = cancel[0] != 0
+        if is_evaluated and (is_cancelled or not np.isfinite(loss)):
             scalars[TIME], scalars[MEAN_SQUARE] = time, mean_square
             return taken, CANCELLED if is_cancelled else DIVERGED, not swapped
         scalars[LOSS] = loss
-        scalars[STEPS] += 1.0
         _backward(support, chains, factors, grads, cancel, threads)
-        if cancel[0] != 0:
-            return taken + 1, CANCELLED, swapped
-        if norms:
+        if is_evaluated:
+            scalars[STEPS] += 1.0
+            taken += 1
+            if cancel[0] != 0:
+                return taken, CANCELLED, swapped
+        if norms or not is_evaluated:
             scalars[GRADIENT_SQUARED] = _sum_of_squares(grads, chains.w)
-        if _met(loss_below, gradient_below, scalars):
-            return taken + 1, HALTED, swapped
-    return steps, ALL_STEPS, swapped
+        if is_evaluated and _met(loss_below, gradient_below, scalars):
+            return taken, HALTED, swapped
+        is_evaluated = True
