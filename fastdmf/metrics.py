@@ -1,21 +1,15 @@
 """Numbers that describe a matrix, its factors, or a state of a run.
 
-Functions take plain arrays.  ``NAMED`` holds, for every name that `Record` accepts, the function of a
-`State` that it stands for.
+All but `entry` take plain arrays.  `fastdmf.recording.NAMED` lists the names under which `Record` knows them.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fastdmf._checks import Array, positive
-
-if TYPE_CHECKING:
-    from fastdmf.state import State
 
 
 def singular_values(matrix: Array) -> Array:
@@ -44,10 +38,11 @@ def schatten(matrix: Array, p: float) -> float:
 
 def effective_rank(matrix: Array) -> float:
     """exp(H(σ/Σσ)), H being the entropy (Roy & Vetterli 2007); 0 log 0 = 0, and W = 0 has rank 0."""
-    return _effective_rank(singular_values(matrix))
+    return effective_rank_of_spectrum(singular_values(matrix))
 
 
-def _effective_rank(sigma: Array) -> float:
+def effective_rank_of_spectrum(sigma: Array) -> float:
+    """The effective rank of a matrix with these singular values, in descending order."""
     if sigma[0] == 0:
         return 0.0
     share = sigma / sigma[0]  # the sum of tiny values would underflow
@@ -58,10 +53,11 @@ def _effective_rank(sigma: Array) -> float:
 def numerical_rank(matrix: Array, rtol: float = 1e-3) -> int:
     """How many singular values exceed ``rtol`` times the largest."""
     positive("rtol", rtol, zero=True)
-    return _numerical_rank(singular_values(matrix), rtol)
+    return numerical_rank_of_spectrum(singular_values(matrix), rtol)
 
 
-def _numerical_rank(sigma: Array, rtol: float = 1e-3) -> int:
+def numerical_rank_of_spectrum(sigma: Array, rtol: float = 1e-3) -> int:
+    """The numerical rank of a matrix with these singular values, in descending order."""
     return int(np.count_nonzero(sigma > rtol * sigma[0]))
 
 
@@ -105,36 +101,11 @@ def reconstruction_error(matrix: Array, truth: Array | None) -> float:
     return float("nan") if truth is None else float(np.linalg.norm(matrix - truth) / np.linalg.norm(truth))
 
 
-def entry(i: int, j: int) -> Callable[[State], float]:
-    """A metric for `Record`: the entry W[i, j]."""
+def entry(i: int, j: int) -> Callable[[Any], float]:
+    """A metric for `Record`, a function of a `State`: the entry W[i, j]."""
 
-    def entry_of(state: State) -> float:
+    def entry_of(state: Any) -> float:
         return float(state.product[i, j])
 
     entry_of.__name__ = f"entry_{i}_{j}"
     return entry_of
-
-
-def _gradient_norm(state: State) -> float:
-    return float(np.sqrt(sum(float(np.vdot(g, g)) for g in state.gradients)))
-
-
-#: What each name in `Record.metrics` stands for.
-NAMED: dict[str, Callable[[State], Any]] = {
-    "loss": lambda state: state.loss,
-    "test_error": lambda state: state.test_error,
-    "reconstruction_error": lambda state: reconstruction_error(state.product, state.problem.truth),
-    "gradient_norm": _gradient_norm,
-    "singular_values": lambda state: state.singular_values,
-    "nuclear_norm": lambda state: float(state.singular_values.sum()),
-    "effective_rank": lambda state: _effective_rank(state.singular_values),
-    "numerical_rank": lambda state: _numerical_rank(state.singular_values),
-    "alignment_on_diagonal": lambda state: alignment_on_diagonal(
-        state.product, state.problem.gradient(state.product)
-    ),
-    "alignment_off_diagonal": lambda state: alignment_off_diagonal(
-        state.product, state.problem.gradient(state.product)
-    ),
-    "balancedness": lambda state: balancedness(state.factors),
-    "determinant": lambda state: determinant(state.product),
-}

@@ -5,10 +5,38 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastdmf._checks import count, items, positive
-from fastdmf.metrics import NAMED
+import numpy as np
 
-Metric = str | Callable[[Any], Any]
+from fastdmf import metrics
+from fastdmf._checks import Array, count, items, positive
+from fastdmf.state import State
+
+Metric = str | Callable[[State], Any]
+
+
+def _gradient_norm(state: State) -> float:
+    return float(np.sqrt(sum(float(np.vdot(g, g)) for g in state.gradients)))
+
+
+def _matrix_gradient(state: State) -> Array:
+    return state.problem.gradient(state.product)
+
+
+#: What each name in `Record.metrics` stands for.
+NAMED: dict[str, Callable[[State], Any]] = {
+    "loss": lambda s: s.loss,
+    "test_error": lambda s: s.test_error,
+    "reconstruction_error": lambda s: metrics.reconstruction_error(s.product, s.problem.truth),
+    "gradient_norm": _gradient_norm,
+    "singular_values": lambda s: s.singular_values,
+    "nuclear_norm": lambda s: float(s.singular_values.sum()),
+    "effective_rank": lambda s: metrics.effective_rank_of_spectrum(s.singular_values),
+    "numerical_rank": lambda s: metrics.numerical_rank_of_spectrum(s.singular_values),
+    "alignment_on_diagonal": lambda s: metrics.alignment_on_diagonal(s.product, _matrix_gradient(s)),
+    "alignment_off_diagonal": lambda s: metrics.alignment_off_diagonal(s.product, _matrix_gradient(s)),
+    "balancedness": lambda s: metrics.balancedness(s.factors),
+    "determinant": lambda s: metrics.determinant(s.product),
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +57,7 @@ class Record:
     at_loss : sequence of float, optional
         At the first step where the loss is at or below each level.
     metrics : sequence or mapping
-        Names (see `fastdmf.metrics.NAMED`), functions of a `State` that return a number or an array, or
+        Names (see `fastdmf.recording.NAMED`), functions of a `State` that return a number or an array, or
         a mapping from names of your own to either.
     """
 

@@ -7,8 +7,7 @@ import numpy as np
 
 from fastdmf._checks import Array
 from fastdmf.backends import Trajectory
-from fastdmf.metrics import NAMED
-from fastdmf.recording import Record
+from fastdmf.recording import NAMED, Record
 
 #: Metrics that a trajectory knows without being copied into a State.
 _DIRECT = {

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fastdmf as dmf
-from fastdmf.metrics import NAMED
+from fastdmf.recording import NAMED
 
 PROBLEM = dmf.Completion.random(shape=(12, 10), rank=2, observed=60, seed=1)
 SQUARE = dmf.Completion.random(shape=(6, 6), rank=2, observed=20, seed=1)
