@@ -16,7 +16,7 @@ def real_array(name: str, value: object, ndim: int | None = None) -> Array:
 
     A read-only array of the right type is shared, any other is copied.
     """
-    array = np.asarray(value)
+    array = _unmasked(name, value)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must hold real numbers, not {array.dtype}")
     if ndim is not None and array.ndim != ndim:
@@ -33,7 +33,7 @@ def real_array(name: str, value: object, ndim: int | None = None) -> Array:
 
 def index_array(name: str, value: object, bound: int) -> Array:
     """``value`` as a vector of int32 indices in 0 … bound − 1."""
-    array = np.asarray(value)
+    array = _unmasked(name, value)
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"{name} must hold integers, not {array.dtype}")
     if array.ndim != 1:
@@ -44,6 +44,13 @@ def index_array(name: str, value: object, bound: int) -> Array:
         k = int(np.flatnonzero((array < 0) | (array >= bound))[0])
         raise ValueError(f"{name}[{k}] = {array[k]} is outside 0 … {bound - 1}; indices start at 0")
     return frozen(array, np.int32)
+
+
+def _unmasked(name: str, value: object) -> Array:
+    """``value`` as an array; the values under a mask are not data."""
+    if np.ma.is_masked(value):
+        raise ValueError(f"{name} has {np.ma.count_masked(value)} masked entries; leave them out")
+    return np.asarray(value)
 
 
 def frozen(array: Array, dtype: npt.DTypeLike) -> Array:

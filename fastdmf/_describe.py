@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ def describe(value: Any) -> str:
         case int() | np.integer():
             return repr(int(value))
         case float() | np.floating():
-            return repr(int(value)) if float(value).is_integer() else repr(float(value))
+            number = float(value)
+            return repr(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
         case Mapping():
             return "{" + ", ".join(f"{k!r}: {describe(v)}" for k, v in value.items()) + "}"
         case list() | tuple():
@@ -31,7 +33,24 @@ def describe(value: Any) -> str:
         case _ if is_dataclass(value):
             inner = ", ".join(f"{f.name}={describe(getattr(value, f.name))}" for f in fields(value))
             return f"{type(value).__name__}({inner})"
+        case FunctionType():
+            return _describe_function(value)
         case _ if callable(value):
             return f"<function {getattr(value, '__qualname__', type(value).__name__)}>"
         case _:
             return repr(value)
+
+
+def _describe_function(function: FunctionType) -> str:
+    """Name, code, and the plain values that the function closes over."""
+    sha = hashlib.sha256(_code_of(function.__code__)).hexdigest()[:16]
+    held = [cell.cell_contents for cell in function.__closure__ or ()] + list(function.__defaults__ or ())
+    plain = bool | int | float | complex | str | bytes | tuple | np.ndarray | np.generic | None
+    kept = ", ".join(describe(x) if isinstance(x, plain) else type(x).__name__ for x in held)
+    return f"<function {function.__qualname__} {sha} ({kept})>"
+
+
+def _code_of(code: CodeType) -> bytes:
+    """What the code does, whatever file and line it stands on."""
+    constants = [_code_of(c) if isinstance(c, CodeType) else repr(c).encode() for c in code.co_consts]
+    return b"\0".join([code.co_code, repr(code.co_names).encode(), *constants])

@@ -31,6 +31,8 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         positive("every_seconds", self.every_seconds)
+        if not isinstance(self.path, str | os.PathLike):
+            raise TypeError(f"checkpoint must be a path or a Checkpoint, not {self.path!r}")
         if Path(self.path).is_dir():
             raise ValueError(f"a checkpoint is a file, but this is a folder: {os.fspath(self.path)}")
         parent = Path(self.path).parent

@@ -103,7 +103,12 @@ class Loop:
         count("steps", steps, least=0)
         if not isinstance(state, State):
             raise TypeError(f"state must be a State, not {state!r}")
-        for name in ("problem", "factorization", "optimizer"):
+        if state.problem is not self.problem and state.problem.digest != self.problem.digest:
+            raise ValueError(
+                f"the state is of {state.problem} with digest {state.problem.digest[:8]}, but the loop of "
+                f"{self.problem} with digest {self.problem.digest[:8]}"
+            )
+        for name in ("factorization", "optimizer"):
             if getattr(state, name) != getattr(self, name):
                 raise ValueError(
                     f"the state is of {name} {getattr(state, name)}, but the loop of {getattr(self, name)}; "
@@ -185,7 +190,9 @@ def loss_and_gradients(
     for j, w in enumerate(arrays, start=1):
         if w.ndim != 2:
             raise ValueError(f"factor {j} must have 2 dimensions, not shape {w.shape}")
-        if w.dtype != arrays[0].dtype or w.dtype.name not in backends.DTYPES:
+        if w.dtype.name not in backends.DTYPES:
+            raise TypeError(f"factor {j} is {w.dtype}; factors must be float64 or float32")
+        if w.dtype != arrays[0].dtype:
             raise TypeError(
                 f"factors must be all float64 or all float32, but factor {j} is {w.dtype} and factor 1 is "
                 f"{arrays[0].dtype}"

@@ -93,6 +93,8 @@ def balancedness(factors: Sequence[Array]) -> float:
 
 def determinant(matrix: Array) -> float:
     """Det W of a square matrix."""
+    if matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"a matrix of shape {matrix.shape} has no determinant; it must be square")
     return float(np.linalg.det(matrix))
 
 

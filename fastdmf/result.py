@@ -45,7 +45,7 @@ class Result:
     status : Status
         Why the run ended; ``status.advice`` says what to do about it.
     seed : int or None
-        Seed of the initialization, drawn afresh if none was given; None if nothing was random.
+        Seed of the start, drawn afresh if none was given; None if the initialization draws nothing.
     settings : mapping of str to str
         Every choice that determined the run, as text.
     records : mapping of str to ndarray
@@ -67,7 +67,7 @@ class Result:
 
     @cached_property
     def product(self) -> Array:
-        """The matrix W, (n, p)."""
+        """The matrix W, (n, p), multiplied out by the BLAS of the caller: the same to rounding everywhere."""
         return self.factorization.compose(self.factors)
 
     @cached_property

@@ -118,7 +118,7 @@ def run(
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be a function of a State, not {callback!r}")
     if seed is not None:
-        seed = count("seed", seed, least=0)
+        seed = count("seed", seed, least=0) if choices.init.is_random else None
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
 
@@ -157,9 +157,9 @@ class _Choices:
     record: Record
 
     def __post_init__(self) -> None:
-        for name, kind in _KINDS.items():
+        for name, (kind, examples) in _KINDS.items():
             if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{name} must be a {kind.__name__}, not {getattr(self, name)!r}")
+                raise TypeError(f"{name} must be {examples}, not {getattr(self, name)!r}")
 
     def as_text(self) -> dict[str, str]:
         """All choices as text, equal for equal choices."""
@@ -167,10 +167,10 @@ class _Choices:
 
 
 _KINDS = {
-    "problem": Problem,
-    "factorization": Factorization,
-    "init": Initializer,
-    "optimizer": Optimizer,
-    "stop": Stop,
-    "record": Record,
+    "problem": (Problem, "a Completion or Sensing"),
+    "factorization": (Factorization, "a Product or Symmetric"),
+    "init": (Initializer, "an initializer such as Gaussian()"),
+    "optimizer": (Optimizer, "an optimizer such as GradientDescent(lr)"),
+    "stop": (Stop, "a criterion such as MaxSteps(steps)"),
+    "record": (Record, "a Record"),
 }

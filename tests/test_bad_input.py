@@ -381,7 +381,7 @@ def test_wrong_kind_of_problem(value):
         ({"threads": True}, TypeError, True),
         ({"threads": 10**6}, ValueError, 10**6),
         ({"callback": 7}, TypeError, 7),
-        ({"checkpoint": 7}, TypeError, "int"),
+        ({"checkpoint": 7}, TypeError, 7),
     ],
     ids=label,
 )

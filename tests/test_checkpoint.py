@@ -386,3 +386,18 @@ def test_a_finished_checkpoint_needs_no_compiler(tmp_path):
     path = tmp_path / "run.npz"
     dmf.run(PROBLEM, lr=0.5, stop=dmf.MaxSteps(5), seed=3, checkpoint=path)
     subprocess.run([sys.executable, "-c", FINISHED, str(path)], cwd=ROOT, check=True, timeout=120)
+
+
+def test_a_metric_of_the_same_name_that_computes_something_else_is_refused(tmp_path):
+    def run_with(metric):
+        record = dmf.Record(metrics={"x": metric})
+        path = tmp_path / "run.npz"
+        return dmf.run(lr=0.1, seed=0, stop=dmf.MaxSteps(2), checkpoint=path, record=record).trace.x
+
+    def scaled(factor):
+        return lambda state: factor * state.loss
+
+    assert np.array_equal(run_with(scaled(2.0)), run_with(scaled(2.0)))
+    for other in (scaled(3.0), lambda state: 2.0 * state.step):
+        with pytest.raises(ValueError, match="record"):
+            run_with(other)

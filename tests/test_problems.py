@@ -292,3 +292,16 @@ NAN, TWO = np.array([[1.0, np.nan], [0, 0]]), np.ones((2, 2))
 def test_refused_problems(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_masked_entries_are_no_observations():
+    masked = np.ma.masked_array([[1.0, 2.0], [3.0, 4.0]], [[0, 1], [0, 0]])
+    assert list(dmf.Completion.from_dense(masked).values) == [1.0, 3.0, 4.0]
+    with pytest.raises(ValueError, match="1 masked"):
+        dmf.Completion([0, 1], [0, 1], masked[0], (2, 2))
+
+
+def test_numbers_beyond_the_range_of_float32_are_refused_there():
+    problem = dmf.Completion([0, 1], [0, 1], [1e39, 1.0], (2, 2))
+    with pytest.raises(ValueError, match=r"1e\+39 .* float32"):
+        dmf.Loop(problem, dmf.Product(2), dmf.GradientDescent(lr=0.1), dtype="float32")

@@ -300,3 +300,12 @@ def test_line_search_converges_at_every_depth(device, depth, dtype, floor):
         losses.append(state.loss)
     assert losses[-1] < floor * losses[0]
     assert np.max(np.diff(losses)) < floor * losses[0], "the loss rose"
+
+
+@pytest.mark.parametrize("product_scale", [1e-17, 1e-20])
+def test_line_search_leaves_a_saddle_that_the_loss_cannot_tell_from_its_surroundings(product_scale):
+    problem = dmf.Completion.random((20, 20), rank=2, observed=150)
+    init = dmf.Gaussian(product_scale=product_scale)
+    stop = dmf.MaxSteps(3000)
+    result = dmf.run(problem, depth=2, optimizer=dmf.ExactLineSearch(), init=init, stop=stop, seed=0)
+    assert result.loss < 1e-4 * result.trace.loss[0]

@@ -224,3 +224,8 @@ def test_a_failure_while_writing_leaves_the_old_file(saved, monkeypatch, failing
     run(depth=3).save(saved)  # what was left behind is no obstacle
     assert len(dmf.Result.load(saved).factors) == 3
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_the_seed_is_none_where_nothing_is_drawn():
+    result = dmf.run(lr=0.1, init=dmf.Identity(), seed=7, stop=dmf.MaxSteps(1))
+    assert result.seed is None

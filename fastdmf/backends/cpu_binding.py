@@ -60,7 +60,10 @@ def _settled(array: Array, dtype: np.dtype) -> Array:
 
     Numba compiles anew for every combination of these.
     """
-    settled = np.ascontiguousarray(array, dtype).view()
+    with np.errstate(over="ignore"):
+        settled = np.ascontiguousarray(array, dtype).view()
+    if not np.isfinite(settled).all():
+        raise ValueError(f"{np.abs(array).max()} of the problem's numbers is not finite in {dtype}")
     settled.flags.writeable = False
     return settled
 

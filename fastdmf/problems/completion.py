@@ -134,7 +134,9 @@ class Completion(Problem):
 
     @classmethod
     def from_dense(cls, matrix: npt.ArrayLike, test: Triplets | None = None, loss: str = "mean") -> Self:
-        """Observe the entries of a dense array that are not NaN."""
+        """Observe the entries of a dense array that are neither NaN nor masked."""
+        if isinstance(matrix, np.ma.MaskedArray):
+            matrix = np.ma.filled(matrix.astype(np.float64), np.nan)
         array = np.asarray(matrix)
         if array.ndim != 2:
             raise ValueError(f"matrix must have 2 dimensions, not shape {array.shape}")

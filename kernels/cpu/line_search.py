@@ -188,12 +188,14 @@ def minimizing_step(loss, degree, max_step, ladder):
     bound = min(2.0 * bound, max_step / unit)
     roots, brackets = ladder[degree + 1], ladder[degree + 2]
     found = positive_roots(ladder, degree - 1, bound, roots, brackets)
-    best, best_loss = 0.0, loss[0]
+    # Compared without the constant: near a saddle the loss falls by less than a rounding of itself.
+    loss[0] = 0.0
+    best, best_fall = 0.0, 0.0
     roots[found] = bound
     for i in range(found + 1):
         value = _horner(loss, degree, roots[i])
-        if value < best_loss:
-            best, best_loss = roots[i], value
+        if value < best_fall:
+            best, best_fall = roots[i], value
     return best * unit
 
 
