@@ -19,9 +19,9 @@ from fastdmf.kernels.cpu import stepping
 problem = dmf.Completion([0], [0], [0.0], (2, 2), test=([0, 1], [1, 0], [0.0, 0.0]))
 factors = [np.eye(2), np.full((2, 2), 3.0)]
 objective = bind_objective(problem, dmf.Product(2))
-shapes = objective.layout.shapes
-point = Matrices.copies(objective.layout.inward(factors), shapes, objective.dtype)
-error = objective.test_error(point, Scratch(objective, shapes), factors)
+layout = objective.layout
+point = Matrices.copies(layout.inward(factors), objective.dtype, layout.lanes)
+error = objective.test_error(point, Scratch(objective), factors)
 stats = stepping.entries_at.stats
 print(dmf.__file__, error, sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
 """
@@ -49,10 +49,9 @@ def test_the_cache_is_used_and_never_stale(tmp_path):
 
     helper = package / "kernels" / "cpu" / "simd.py"  # a helper of entries_at, in another file
     source = helper.read_text()
-    product = "dot = rows.dot(x, rows.load(y))"
-    assert source.count(product) == 1
-    off_by_two = "dot = builder.fadd(rows.dot(x, rows.load(y)), ir.Constant(rows.scalar, 2.0))"
-    helper.write_text(source.replace(product, off_by_two))
+    start = "nothing = ir.Constant(totals.type, [0.0] * number)"  # what inner products are added to
+    assert source.count(start) == 1
+    helper.write_text(source.replace(start, start.replace("0.0", "2.0")))
     assert call() == (5.0, 0, 1)
     assert call() == (5.0, 1, 0)
 

@@ -1,10 +1,11 @@
-"""Rows of every length: whole vectors, masked ends and panels give what plain NumPy gives."""
+"""Rows of every length: whole vectors, filled ends and panels give what plain NumPy gives."""
 
 import numpy as np
 import pytest
 
 import fastdmf as dmf
-from fastdmf.kernels.cpu.simd import MOST, PANEL_BYTES, VECTOR_BYTES
+from fastdmf.kernels.cpu.simd import MOST
+from fastdmf.kernels.cpu.tables import VECTOR_BYTES
 from tests import naive
 
 TOLERANCE = {"float64": 1e-13, "float32": 2e-5}
@@ -12,7 +13,8 @@ TOLERANCE = {"float64": 1e-13, "float32": 2e-5}
 
 def lengths(dtype):
     """Around one vector, around every whole number of vectors that has code of its own, and around panels."""
-    lanes, panel = (size // np.dtype(dtype).itemsize for size in (VECTOR_BYTES, PANEL_BYTES))
+    lanes = VECTOR_BYTES // np.dtype(dtype).itemsize
+    panel = lanes * MOST
     whole = {lanes * k + more for k in range(1, MOST + 1) for more in (0, 1)}
     return sorted({1, 2, lanes - 1, *whole, 2 * panel - 1, 2 * panel, 2 * panel + 1, 3 * panel + lanes // 2})
 
@@ -33,7 +35,6 @@ def test_gradients_at_every_width(symmetric, dtype):
         assert loss == pytest.approx(objective.loss(wide), rel=TOLERANCE[dtype]), width
         for gradient, wanted in zip(gradients, objective.gradients(wide), strict=True):
             assert np.linalg.norm(gradient - wanted) < TOLERANCE[dtype] * np.linalg.norm(wanted), width
-        # A trajectory pads its rows; its gradients are those of the unpadded factors to the bit.
         loop = dmf.Loop(problem, factorization, dmf.GradientDescent(lr=1e-3), dtype=dtype)
         state = loop.init(dmf.Factors(factors))
         assert all(map(np.array_equal, state.gradients, gradients)), width

@@ -13,14 +13,14 @@ from fastdmf._checks import Array
 from fastdmf.backends import Event, Halts
 from fastdmf.backends.blas import blas_threads
 from fastdmf.backends.cpu_binding import bind_problem, pattern_of
-from fastdmf.backends.layout import aligned_empty, layout_of
+from fastdmf.backends.layout import Layout, aligned_empty, layout_of
 from fastdmf.factorizations import Factorization
 from fastdmf.kernels.cpu import stepping
 from fastdmf.kernels.cpu.compilation import source_digest
 from fastdmf.kernels.cpu.completion import Entries, Pattern
 from fastdmf.kernels.cpu.line_search import LineSearch
 from fastdmf.kernels.cpu.stepping import Chains, FixedStep, GroupRMS
-from fastdmf.kernels.cpu.tables import table_of
+from fastdmf.kernels.cpu.tables import VECTOR_BYTES, table_of
 from fastdmf.optimizers import ExactLineSearch, GradientDescent, GroupRMSprop, Optimizer
 from fastdmf.problems import Completion, Problem
 from fastdmf.problems.base import root_mean_square
@@ -47,25 +47,30 @@ class Matrices:
         self.table = table_of(self.arrays)
 
     @classmethod
-    def empty(cls, shapes: Sequence[tuple[int, int]], dtype: np.dtype) -> "Matrices":
-        """Uninitialized matrices of the given shapes."""
-        return cls([aligned_empty(shape, dtype) for shape in shapes])
+    def empty(cls, shapes: Sequence[tuple[int, int]], dtype: np.dtype, lanes: int = 1) -> "Matrices":
+        """Matrices of the given shapes, of which only what rows end in is initialized: with zeros."""
+        return cls([_with_filled_rows(shape, dtype, lanes) for shape in shapes])
 
     @classmethod
-    def copies(
-        cls, arrays: Sequence[Array], shapes: Sequence[tuple[int, int]], dtype: np.dtype
-    ) -> "Matrices":
-        """Copies of the given matrices, with columns of zeros added to make up the shapes."""
-        new = cls.empty(shapes, dtype)
+    def copies(cls, arrays: Sequence[Array], dtype: np.dtype, lanes: int = 1) -> "Matrices":
+        """Copies of the given matrices."""
+        new = cls.empty([a.shape for a in arrays], dtype, lanes)
         for copy, array in zip(new.arrays, arrays, strict=True):
-            copy[:, : array.shape[1]] = array
-            copy[:, array.shape[1] :] = 0.0
+            copy[...] = array
         return new
 
     def rotate(self, places: int) -> None:
         """Let the matrices change places, in the table as well."""
         self.arrays = self.arrays[places:] + self.arrays[:places]
         self.table[:] = np.roll(self.table, -places, axis=0)
+
+
+def _with_filled_rows(shape: tuple[int, int], dtype: np.dtype, lanes: int) -> Array:
+    """A matrix whose rows are followed by zeros up to a multiple of ``lanes`` elements."""
+    rows, cols = shape
+    memory = aligned_empty((rows, -(-cols // lanes) * lanes), dtype)
+    memory[:, cols:] = 0.0
+    return memory[:, :cols]
 
 
 class CpuObjective:
@@ -86,7 +91,8 @@ class CpuObjective:
         self._width = min(min(shape) for shape in factorization.factor_shapes(problem.shape))
         self.support, self.operator, where = bind_problem(problem, dtype, self._width)
         self.entries = problem.shape[0] * problem.shape[1] if where is None else where[0].size
-        self.layout = layout_of(factorization, problem.shape, where, dtype)
+        lanes = VECTOR_BYTES // dtype.itemsize
+        self.layout = layout_of(factorization, problem.shape, where, lanes)
         #: What kernels take as ``threads``: None compiles no parallel loop.
         self.thread_argument = None if threads == 1 else threads
         self._held_out = self._bind_held_out()
@@ -110,18 +116,18 @@ class CpuObjective:
         return nullcontext() if self.thread_argument is None else _one_parallel_call
 
     def loss_and_gradients(self, factors: Sequence[Array]) -> tuple[float, list[Array]]:
-        """Loss and the gradient in each factor; factors laid out as the kernels walk them stay in place."""
-        point = Matrices([np.ascontiguousarray(a) for a in self.layout.inward(factors)])
-        shapes = [a.shape for a in point.arrays]
-        gradient = Matrices.empty(shapes, self.dtype)
-        scratch = Scratch(self, shapes)
+        """Loss and the gradient in each factor."""
+        layout = self.layout
+        point = Matrices.copies(layout.inward(factors), self.dtype, layout.lanes)
+        gradient = Matrices.empty(layout.shapes, self.dtype, layout.lanes)
+        scratch = Scratch(self)
         scalars = np.zeros(stepping.SLOTS)
         with self.holding_threads(), self.launching():
             stepping.advance(
                 _NO_RULE, self.support, self.operator, scratch.chains, point.table, gradient.table, scalars,
-                False, 0, False, _NO_HALTS, _NO_HALTS, _never_set(), self.thread_argument,
+                False, False, 0, True, _NO_HALTS, _NO_HALTS, _never_set(), self.thread_argument,
             )  # fmt: skip
-        return float(scalars[stepping.LOSS]), self.layout.outward(gradient.arrays, None)
+        return float(scalars[stepping.LOSS]), layout.outward(gradient.arrays, None)
 
     def test_error(self, point: Matrices, scratch: "Scratch", factors: Sequence[Array]) -> float:
         """The problem's test error, without writing out W where entries are held out."""
@@ -147,21 +153,24 @@ class CpuObjective:
 class Scratch:
     """Memory that one evaluation at a time needs."""
 
-    def __init__(self, objective: CpuObjective, shapes: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, objective: CpuObjective) -> None:
         layout, dtype = objective.layout, objective.dtype
+        shapes = layout.shapes
         products = []
         for first, size in ((0, layout.left), (layout.left, layout.right)):
             # The first prefix of a chain is its first factor, so nothing is stored for it.
             products += [
                 (0, 0) if j == first else (shapes[first][0], shapes[j][1]) for j in range(first, first + size)
             ]
-        self.prefixes = Matrices.empty(products, dtype)
-        self.deltas = Matrices.empty(products, dtype)
+        self.prefixes = Matrices.empty(products, dtype, layout.lanes)
+        self.deltas = Matrices.empty(products, dtype, layout.lanes)
         w = aligned_empty((objective.entries,), dtype)
         measured_as_seen = isinstance(objective.operator, Entries)
         r = w if measured_as_seen else aligned_empty((objective.problem.values.size,), dtype)
+        filled = [-(-np.array(shape) // layout.lanes) * layout.lanes for shape in shapes]
+        spare = aligned_empty((max(int(rows * cols) for rows, cols in filled),), dtype)
         self.chains = Chains(
-            layout.left, layout.right, layout.tied, self.prefixes.table, self.deltas.table, w, r
+            layout.left, layout.right, layout.tied, self.prefixes.table, self.deltas.table, spare, w, r
         )
 
 
@@ -203,16 +212,18 @@ class CpuTrajectory:
         self.objective, self._optimizer = objective, optimizer
         self.cancel = np.zeros(1, dtype=np.uint8)
         self.evaluations = evaluations
-        self.diverged = False
         layout, dtype = objective.layout, objective.dtype
         #: At depth 1 the kernels hold the observed entries only; these are all the others.
         self._rest = np.array(factors[0], dtype) if layout.left == 0 else None
-        self._point = Matrices.copies(layout.inward(factors), layout.shapes, dtype)
-        self._gradient = Matrices.empty(layout.shapes, dtype)
-        self._scratch = Scratch(objective, layout.shapes)
+        self._point = Matrices.copies(layout.inward(factors), dtype, layout.lanes)
+        self._gradient = Matrices.empty(layout.shapes, dtype, layout.lanes)
+        self._scratch = Scratch(objective)
         self._scalars = np.array(memory.get("scalars", np.zeros(stepping.SLOTS)), dtype=np.float64)
         self._rule, self._velocity, self._kept_alive = _rule_of(optimizer, objective, memory)
-        self._evaluate()
+        # The loss and the gradient on the support are known at the point; the gradient in the factors.
+        self._is_evaluated = self._has_gradient = False
+        self._need(gradient=False)
+        self.diverged = not np.isfinite(self.loss)
 
     @property
     def loss(self) -> float:
@@ -221,7 +232,8 @@ class CpuTrajectory:
 
     @property
     def gradient_norm(self) -> float:
-        """Norm of the gradient at the current point; up to date if a halt asked for it."""
+        """Norm of the gradient at the current point, which is found if it is not known."""
+        self._need(gradient=True)
         return float(np.sqrt(self._scalars[stepping.GRADIENT_SQUARED]))
 
     @property
@@ -234,17 +246,18 @@ class CpuTrajectory:
         """Sum of the step sizes."""
         return float(self._scalars[stepping.TIME])
 
-    def _evaluate(self) -> None:
-        """Bring loss and gradient up to date where the point is."""
+    def _need(self, gradient: bool) -> None:
+        """Bring the loss, and if asked for the gradient in the factors, up to date where the point is."""
+        if self._has_gradient or (self._is_evaluated and not gradient):
+            return
         o = self.objective
         with o.holding_threads(), o.launching():
             stepping.advance(
                 self._rule, o.support, o.operator, self._scratch.chains,
-                self._point.table, self._gradient.table, self._scalars,
-                False, 0, False, _NO_HALTS, _NO_HALTS, _never_set(), o.thread_argument,
+                self._point.table, self._gradient.table, self._scalars, False, False,
+                0, gradient, _NO_HALTS, _NO_HALTS, _never_set(), o.thread_argument,
             )  # fmt: skip
-        self._gradient_is_stale = False
-        self.diverged = not np.isfinite(self.loss)
+        self._is_evaluated, self._has_gradient = True, gradient
 
     def advance(self, steps: int, halts: Halts = ()) -> Event:
         """Take up to ``steps`` steps."""
@@ -253,23 +266,22 @@ class CpuTrajectory:
                 f"the state at step {self.step} is the last finite one and cannot be advanced: use a "
                 "smaller learning rate"
             )
-        if self._gradient_is_stale:
-            self._evaluate()
+        self._need(gradient=False)
         o = self.objective
         loss_below = np.array([loss for loss, _ in halts], dtype=np.float64)
         gradient_below = np.array([norm for _, norm in halts], dtype=np.float64)
-        wants_norms = isinstance(self._rule, GroupRMS) or bool(np.isfinite(gradient_below).any())
+        norms = bool(np.isfinite(gradient_below).any())
         with o.holding_threads(), o.launching():
-            taken, event, swapped = stepping.advance(
+            taken, event, swapped, self._has_gradient = stepping.advance(
                 self._rule, o.support, o.operator, self._scratch.chains,
-                self._point.table, self._gradient.table, self._scalars,
-                True, steps, wants_norms, loss_below, gradient_below, self.cancel, o.thread_argument,
+                self._point.table, self._gradient.table, self._scalars, True, self._has_gradient,
+                steps, norms, loss_below, gradient_below, self.cancel, o.thread_argument,
             )  # fmt: skip
         if swapped:
             self._point, self._gradient = self._gradient, self._point
             self._velocity.rotate(len(self._velocity.arrays) // 2)
         self.evaluations += taken + (event == Event.DIVERGED)
-        self._gradient_is_stale = event in (Event.DIVERGED, Event.CANCELLED)
+        self._is_evaluated = event not in (Event.DIVERGED, Event.CANCELLED)
         self.diverged = event == Event.DIVERGED
         return Event(event)
 
@@ -290,15 +302,12 @@ class CpuTrajectory:
 
     def state(self) -> State:
         """The current point as a value."""
-        diverged = self.diverged
-        if self._gradient_is_stale:
-            self._evaluate()
-            self.diverged = diverged
+        self._need(gradient=True)
         o = self.objective
         gradients = o.layout.outward(self._gradient.arrays, None)
         return State(
             o.problem, o.factorization, self._optimizer, _frozen(self.factors()), _frozen(gradients),
-            self.loss, self.step, self.time, self.evaluations, diverged,
+            self.loss, self.step, self.time, self.evaluations, self.diverged,
             {name: array.copy() for name, array in self.memory().items()},
         )  # fmt: skip
 
@@ -323,7 +332,7 @@ def _rule_of(
     layout, dtype = objective.layout, objective.dtype
     if isinstance(optimizer, GradientDescent):
         has_velocity = optimizer.momentum > 0
-        velocity = Matrices.empty(layout.shapes * 2 if has_velocity else [], dtype)
+        velocity = Matrices.empty(layout.shapes * 2 if has_velocity else [], dtype, layout.lanes)
         for j, v in enumerate(velocity.arrays[: len(layout.shapes)]):
             v[...] = memory.get(f"velocity_{j}", 0.0)
         return (
@@ -335,7 +344,7 @@ def _rule_of(
         return GroupRMS(float(optimizer.lr), float(optimizer.alpha), float(optimizer.eps)), Matrices([]), []
     if isinstance(optimizer, ExactLineSearch):
         degree = 2 if layout.tied else max(layout.left + layout.right, 1)
-        powers = Matrices.empty(_power_shapes(objective), dtype)
+        powers = Matrices.empty(_power_shapes(layout), dtype, layout.lanes)
         rule = LineSearch(
             float(optimizer.max_step or np.inf),
             powers.table,
@@ -348,12 +357,11 @@ def _rule_of(
     raise TypeError(f"the CPU backend cannot carry out {optimizer!r}")
 
 
-def _power_shapes(objective: CpuObjective) -> list[tuple[int, int]]:
-    """Memory for the coefficients of each chain's product: two generations of them and one spare."""
-    layout = objective.layout
-    shapes = []
-    for first, size in ((0, layout.left), (layout.left, layout.right)):
-        chain = layout.shapes[first : first + size]
-        widest = (chain[0][0], max(cols for _, cols in chain)) if size > 1 else (0, 0)
-        shapes += [widest] * (2 * size + 1)
-    return shapes
+def _power_shapes(layout: Layout) -> list[tuple[int, int]]:
+    """Memory for the coefficients of each chain's partial products, in the order of `LineSearch.powers`."""
+    return [
+        (layout.shapes[first][0], layout.shapes[first + i - 1][1])
+        for first, size in ((0, layout.left), (layout.left, layout.right))
+        for i in range(2, size + 1)
+        for _ in range(i)
+    ]

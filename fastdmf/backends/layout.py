@@ -15,14 +15,6 @@ from fastdmf.factorizations import Factorization, Symmetric
 
 Shape = tuple[int, int]
 
-#: Kernels handle rows by vectors of so many bytes.
-VECTOR_BYTES = 64
-
-
-def _rounded_up(width: int, lanes: int) -> int:
-    """The width in whole vectors, unless that would more than double it."""
-    return -(-width // lanes) * lanes if width > lanes else width
-
 
 class Layout(Protocol):
     """Between the factors of the papers, [W_1, …, W_N], and the matrices that kernels walk."""
@@ -31,6 +23,7 @@ class Layout(Protocol):
     right: int  #: How many form the right chain.
     tied: bool  #: Whether one factor stands on both sides.
     shapes: list[Shape]  #: Shapes of the matrices, left chain first.
+    lanes: int  #: Rows are filled up with zeros to a multiple of so many elements.
 
     def inward(self, factors: Sequence[Array]) -> list[Array]:
         """The kernels' matrices of some factors: views where possible."""
@@ -52,16 +45,13 @@ class ChainLayout:
         self.tied = False
         upper = list(factor_shapes[: self.right - 1 : -1])
         lower = [(cols, rows) for rows, cols in factor_shapes[: self.right]]
-        self._shapes = upper + lower
-        # Without inner products, rows may end in zeros: they stay zero, and whole vectors are faster.
-        self.shapes = [(n, _rounded_up(k, lanes)) for n, k in self._shapes] if depth == 2 else self._shapes
+        self.shapes, self.lanes = upper + lower, lanes
 
     def inward(self, factors: Sequence[Array]) -> list[Array]:
         return [*factors[: self.right - 1 : -1], *(w.T for w in factors[: self.right])]
 
     def outward(self, matrices: Sequence[Array], rest: Array | None) -> list[Array]:
-        own = [m[:, :k] for m, (_, k) in zip(matrices, self._shapes, strict=True)]
-        return [*(m.T for m in own[self.left :]), *own[: self.left][::-1]]
+        return [*(m.T for m in matrices[self.left :]), *matrices[: self.left][::-1]]
 
 
 def _flops(factor_shapes: Sequence[Shape], split: int, entries: int) -> int:
@@ -79,20 +69,19 @@ class TiedLayout:
     left, right, tied = 1, 0, True
 
     def __init__(self, shape: Shape, lanes: int) -> None:
-        self._width = shape[1]
-        self.shapes = [(shape[0], _rounded_up(shape[1], lanes))]
+        self.shapes, self.lanes = [shape], lanes
 
     def inward(self, factors: Sequence[Array]) -> list[Array]:
         return list(factors)
 
     def outward(self, matrices: Sequence[Array], rest: Array | None) -> list[Array]:
-        return [m[:, : self._width] for m in matrices]
+        return list(matrices)
 
 
 class DirectLayout:
     """W itself, measured everywhere."""
 
-    left, right, tied = 0, 0, False
+    left, right, tied, lanes = 0, 0, False, 1
 
     def __init__(self, shape: Shape) -> None:
         self.shapes = [shape]
@@ -107,7 +96,7 @@ class DirectLayout:
 class SupportLayout:
     """W itself, of which only the entries of a sparse support ever move."""
 
-    left, right, tied = 0, 0, False
+    left, right, tied, lanes = 0, 0, False, 1
 
     def __init__(self, shape: Shape, rows: Array, cols: Array) -> None:
         self.shape, self.rows, self.cols = shape, rows, cols
@@ -124,10 +113,9 @@ class SupportLayout:
 
 
 def layout_of(
-    factorization: Factorization, shape: Shape, support: tuple[Array, Array] | None, dtype: np.dtype
+    factorization: Factorization, shape: Shape, support: tuple[Array, Array] | None, lanes: int
 ) -> Layout:
     """The layout of a factorization around a support, given as (rows, cols), or None for all of W."""
-    lanes = VECTOR_BYTES // dtype.itemsize if support else 1
     factor_shapes = factorization.factor_shapes(shape)
     if isinstance(factorization, Symmetric):
         return TiedLayout(factor_shapes[0], lanes)

@@ -4,6 +4,9 @@
 ``compilation``     how kernels are compiled and cached
 ``tables``          matrices scattered in memory, addressed by one small table
 ``simd``            rows of a matrix as vectors in registers
+``plain``           the same as ordinary loops
+``blas``            dense products
+``loss``            the loss, whatever is measured
 ``verbs``           what supports and operators implement
 ``completion``      W on a sparse support: sampled products, their adjoints, observed entries
 ``sensing``         W everywhere, and linear measurements of it, dense or sparse

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from numba.extending import intrinsic
 # Reassociation is what lets reductions vectorize.  'nnan' and 'ninf' are left out: with them LLVM may
 # assume that no value is ever NaN or infinite, and removes the tests that detect divergence.
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
+
+#: Whether rows are handled by explicit vectors, or by ordinary loops that the compiler vectorizes.
+IS_PLAIN = os.environ.get("FASTDMF_PLAIN_KERNELS", "") not in ("", "0")
 
 #: A helper, compiled into the entry points that call it.
 kernel = numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True)
@@ -40,8 +44,8 @@ def compile_apart(typingctx):
 
 @functools.cache
 def source_digest() -> str:
-    """SHA-256 over every kernel source, in the order of their names."""
-    digest = hashlib.sha256()
+    """SHA-256 over the choice of kernels and every kernel source, in the order of their names."""
+    digest = hashlib.sha256(b"plain" if IS_PLAIN else b"")
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -10,9 +10,16 @@ import numpy as np
 from numba import prange, types
 from numba.extending import overload
 
-from fastdmf.kernels.cpu.compilation import compile_apart, kernel, parallel_kernel
-from fastdmf.kernels.cpu.simd import PANEL_BYTES, dot_rows, sum_rows
+from fastdmf.kernels.cpu.compilation import IS_PLAIN, compile_apart, kernel, parallel_kernel
+from fastdmf.kernels.cpu.loss import misfit
+from fastdmf.kernels.cpu.simd import MOST
+from fastdmf.kernels.cpu.tables import VECTOR_BYTES
 from fastdmf.kernels.cpu.verbs import is_a, is_serial, look, measure, pull, pull_tied, residual
+
+if IS_PLAIN:
+    from fastdmf.kernels.cpu.plain import dot_rows, sum_rows
+else:
+    from fastdmf.kernels.cpu.simd import dot_rows, sum_rows
 
 
 class Pattern(NamedTuple):
@@ -51,32 +58,48 @@ def _address_of(array):
 
 
 @kernel
+def _panels(place, like):
+    """Vectors of a row, and of each of the panels of about equal size that long rows are cut into."""
+    vectors = -(-place.cols * like.itemsize // VECTOR_BYTES)
+    panels = -(-vectors // MOST)
+    return vectors, -(-vectors // panels)
+
+
+@kernel
+def _row(place, i, like):
+    """Where row i of a matrix starts."""
+    return place.address + i * place.stride * like.itemsize
+
+
+@kernel
 def _sampled_products(left, right, starts, cols, first, last, w):
     """w_e = ⟨L_i, R_j⟩ for the entries e = (i, j) of rows first … last − 1."""
     compile_apart()
-    width, size = left.shape[1], left.itemsize
-    panel = PANEL_BYTES // size
-    for q in range(0, width, panel):
-        rows, others = left.ctypes.data + q * size, right.ctypes.data + q * size
+    vectors, panel = _panels(left, w)
+    for q in range(0, vectors, panel):
+        offset = q * VECTOR_BYTES
         for i in range(first, last):
             dot_rows(
-                w, min(panel, width - q), rows + i * width * size, others, width * size,
-                cols.ctypes.data, starts[i], starts[i + 1], q > 0, w.ctypes.data,
+                w, min(panel, vectors - q), _row(left, i, w) + offset, right.address + offset,
+                right.stride * w.itemsize, cols.ctypes.data, starts[i], starts[i + 1], q > 0, w.ctypes.data,
             )  # fmt: skip
 
 
 @kernel
-def _gather_rows(starts, cols, order, z, dense, first, last, accumulate, out):
-    """out_i (+)= Σ_e z_e dense_j over the entries e = (i, j) of rows first … last − 1."""
+def _gather_rows(starts, cols, order, z, dense, first, last, scale, base, out):
+    """out_i = [base_i] + scale Σ_e z_e dense_j over the entries e = (i, j) of rows first … last − 1."""
     compile_apart()
-    width, size = dense.shape[1], dense.itemsize
-    panel = PANEL_BYTES // size
-    for q in range(0, width, panel):
-        others, totals = dense.ctypes.data + q * size, out.ctypes.data + q * size
+    vectors, panel = _panels(dense, z)
+    scale = z.dtype.type(scale)
+    has_base = base.address != 0
+    for q in range(0, vectors, panel):
+        offset = q * VECTOR_BYTES
         for i in range(first, last):
+            here = _row(out, i, z) + offset
             sum_rows(
-                z, min(panel, width - q), z.ctypes.data, _address(order), others, width * size,
-                cols.ctypes.data, starts[i], starts[i + 1], accumulate, totals + i * width * size,
+                z, min(panel, vectors - q), z.ctypes.data, _address(order), dense.address + offset,
+                dense.stride * z.itemsize, cols.ctypes.data, starts[i], starts[i + 1],
+                scale, has_base, _row(base, i, z) + offset if has_base else here, here,
             )  # fmt: skip
 
 
@@ -98,17 +121,17 @@ def _look_threaded(left, right, starts, cols, blocks, w, cancel):
 
 
 @kernel
-def _gather_serial(starts, cols, order, blocks, z, dense, accumulate, out, cancel):
+def _gather_serial(starts, cols, order, blocks, z, dense, scale, base, out, cancel):
     for b in range(blocks.size - 1):
         if cancel[0] == 0:
-            _gather_rows(starts, cols, order, z, dense, blocks[b], blocks[b + 1], accumulate, out)
+            _gather_rows(starts, cols, order, z, dense, blocks[b], blocks[b + 1], scale, base, out)
 
 
 @parallel_kernel
-def _gather_threaded(starts, cols, order, blocks, z, dense, accumulate, out, cancel):
+def _gather_threaded(starts, cols, order, blocks, z, dense, scale, base, out, cancel):
     for b in prange(blocks.size - 1):
         if cancel[0] == 0:
-            _gather_rows(starts, cols, order, z, dense, blocks[b], blocks[b + 1], accumulate, out)
+            _gather_rows(starts, cols, order, z, dense, blocks[b], blocks[b + 1], scale, base, out)
 
 
 @overload(look)
@@ -124,29 +147,29 @@ def _look(support, left, right, w, cancel, threads):
 
 
 @overload(pull)
-def _pull(support, z, left, right, grad_left, grad_right, cancel, threads):
+def _pull(support, z, left, right, scale, bases, out_left, out_right, cancel, threads):
     if not is_a(support, Pattern):
         return None
     gather = _gather_serial if is_serial(threads) else _gather_threaded
 
-    def both(support, z, left, right, grad_left, grad_right, cancel, threads):
+    def both(support, z, left, right, scale, bases, out_left, out_right, cancel, threads):
         s = support
-        gather(s.row_starts, s.cols, None, s.row_blocks, z, right, False, grad_left, cancel)
-        gather(s.col_starts, s.rows, s.order, s.col_blocks, z, left, False, grad_right, cancel)
+        gather(s.row_starts, s.cols, None, s.row_blocks, z, right, scale, bases[0], out_left, cancel)
+        gather(s.col_starts, s.rows, s.order, s.col_blocks, z, left, scale, bases[1], out_right, cancel)
 
     return both
 
 
 @overload(pull_tied)
-def _pull_tied(support, z, factor, grad, cancel, threads):
+def _pull_tied(support, z, factor, scale, base, out, cancel, threads):
     if not is_a(support, Pattern):
         return None
     gather = _gather_serial if is_serial(threads) else _gather_threaded
 
-    def tied(support, z, factor, grad, cancel, threads):
+    def tied(support, z, factor, scale, base, out, cancel, threads):
         s = support
-        gather(s.row_starts, s.cols, None, s.row_blocks, z, factor, False, grad, cancel)
-        gather(s.col_starts, s.rows, s.order, s.col_blocks, z, factor, True, grad, cancel)
+        gather(s.row_starts, s.cols, None, s.row_blocks, z, factor, scale, base, out, cancel)
+        gather(s.col_starts, s.rows, s.order, s.col_blocks, z, factor, scale, out, out, cancel)
 
     return tied
 
@@ -169,12 +192,6 @@ def _residual(operator, w, r):
 
     def observed(operator, w, r):
         # A is the identity on Ω, so c A*(r) is c r: callers pass one array as both w and r.
-        c = w.dtype.type(operator.scale)
-        squares = 0.0
-        for e in range(w.size):
-            misfit = w[e] - operator.values[e]
-            squares += np.float64(misfit) * np.float64(misfit)
-            w[e] = c * misfit
-        return 0.5 * operator.scale * squares
+        return misfit(operator.values, operator.scale, w)
 
     return observed

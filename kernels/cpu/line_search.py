@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastdmf.kernels.cpu.blas import multiply
 from fastdmf.kernels.cpu.compilation import kernel
-from fastdmf.kernels.cpu.tables import flat, matrix, reshaped
+from fastdmf.kernels.cpu.product import chain_end
+from fastdmf.kernels.cpu.tables import flat, place
 from fastdmf.kernels.cpu.verbs import look, measure
 
 #: Logarithm of the square of a ratio, 1e-60, below which a coefficient is nothing.
@@ -21,7 +23,8 @@ _NOTHING = -2.0 * 60.0 * math.log(10.0)
 class LineSearch(NamedTuple):
     """Exact line search with steps in (0, ``max_step``], and its scratch memory.
 
-    ``powers`` is a table of matrices for the coefficients of the chains' products, ``sums`` and
+    ``powers`` is a table of matrices for the coefficients ξᵃ, 1 ≤ a ≤ i, of the products of the first i
+    factors of each chain, 2 ≤ i ≤ its length, the left chain's before the right one's.  ``sums`` and
     ``term`` are (S,), ``coefficients`` is (N + 1, m) and holds c_t, ``ladder`` is
     (2N + 4, 2N + 2): derivatives, roots, brackets and the loss itself.
     """
@@ -35,36 +38,33 @@ class LineSearch(NamedTuple):
 
 
 @kernel
-def _power(factors, grads, prefixes, powers, base, first, count, i, a, like):
-    """The coefficient of ξᵃ in (M₁ + ξ G₁) … (M_i + ξ G_i), for the chain of ``count`` factors."""
-    last = first + i - 1
-    if i == 1:
-        if a == 0:
-            return matrix(factors, first, like)
-        return matrix(grads, first, like)
+def powers_of_chain(count):
+    """Matrices in ``powers`` for a chain of so many factors: Σ i over 2 ≤ i ≤ count."""
+    return count * (count + 1) // 2 - 1
+
+
+@kernel
+def _power(factors, grads, prefixes, powers, base, first, i, a):
+    """The coefficient of ξᵃ in (M₁ + ξ G₁) … (M_i + ξ G_i), for the chain that begins at ``first``."""
     if a == 0:
-        return matrix(prefixes, last, like)
-    # Two generations of coefficients, i even and i odd, of which the longer overwrites the older.
-    line = base + (i % 2) * count + a - 1
-    return reshaped(powers, line, factors[first, 1], factors[last, 2], like)
+        return chain_end(factors, prefixes, first, i)
+    if i == 1:
+        return place(grads, first)
+    return place(powers, base + i * (i - 1) // 2 + a - 2)
 
 
 @kernel
 def _expand_chain(factors, grads, prefixes, powers, base, first, count, like):
     """Fill ``powers`` with the coefficients of the product of a chain moved by ξ along its gradient."""
     for i in range(2, count + 1):
-        last = first + i - 1
-        factor = matrix(factors, last, like)
-        gradient = matrix(grads, last, like)
-        spare = reshaped(powers, base + 2 * count, factors[first, 1], factors[last, 2], like)
+        factor, gradient = place(factors, first + i - 1), place(grads, first + i - 1)
         for a in range(1, i + 1):
-            out = _power(factors, grads, prefixes, powers, base, first, count, i, a, like)
-            shorter = _power(factors, grads, prefixes, powers, base, first, count, i - 1, a - 1, like)
-            np.dot(shorter, gradient, out)
+            out = _power(factors, grads, prefixes, powers, base, first, i, a)
+            shorter = _power(factors, grads, prefixes, powers, base, first, i - 1, a - 1)
+            multiply(shorter, False, gradient, False, 1.0, 0.0, out, like)
             if a < i:
-                same = _power(factors, grads, prefixes, powers, base, first, count, i - 1, a, like)
-                np.dot(same, factor, spare)
-                out += spare
+                same = _power(factors, grads, prefixes, powers, base, first, i - 1, a)
+                multiply(same, False, factor, False, 1.0, 1.0, out, like)
 
 
 @kernel
@@ -77,7 +77,7 @@ def _coefficients(rule, support, operator, chains, factors, grads, cancel, threa
         measure(operator, flat(grads, 0, like), coefficients[1])
         return 1
     powers = rule.powers
-    first, count, base = chains.left, chains.right, 2 * chains.left + 1
+    first, count, base = chains.left, chains.right, powers_of_chain(chains.left)
     if chains.tied:
         first, count, base = 0, 1, 0
     _expand_chain(factors, grads, chains.prefixes, powers, 0, 0, chains.left, like)
@@ -86,8 +86,8 @@ def _coefficients(rule, support, operator, chains, factors, grads, cancel, threa
     for t in range(1, degree + 1):
         rule.sums[:] = 0
         for a in range(max(0, t - count), min(t, chains.left) + 1):
-            left = _power(factors, grads, chains.prefixes, powers, 0, 0, chains.left, chains.left, a, like)
-            right = _power(factors, grads, chains.prefixes, powers, base, first, count, count, t - a, like)
+            left = _power(factors, grads, chains.prefixes, powers, 0, 0, chains.left, a)
+            right = _power(factors, grads, chains.prefixes, powers, base, first, count, t - a)
             look(support, left, right, rule.term, cancel, threads)
             rule.sums[:] += rule.term
         measure(operator, rule.sums, coefficients[t])

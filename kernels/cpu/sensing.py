@@ -5,7 +5,10 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import overload
 
+from fastdmf.kernels.cpu.blas import multiply
 from fastdmf.kernels.cpu.compilation import kernel
+from fastdmf.kernels.cpu.loss import misfit
+from fastdmf.kernels.cpu.tables import place_of, vector_at
 from fastdmf.kernels.cpu.verbs import is_a, look, measure, pull, pull_tied, residual
 
 
@@ -37,36 +40,47 @@ class SparseRows(NamedTuple):
     scale: float
 
 
+@kernel
+def _multiply_onto(base, scale, x, x_transposed, y, out, like):
+    """Out = [base] + scale X Y."""
+    kept = 0.0
+    if base.address != 0:
+        size = out.rows * out.stride
+        vector_at(out.address, size, like)[:] = vector_at(base.address, size, like)
+        kept = 1.0
+    multiply(x, x_transposed, y, False, scale, kept, out, like)
+
+
 @overload(look)
 def _look(support, left, right, w, cancel, threads):
     if not is_a(support, Whole):
         return None
 
     def everywhere(support, left, right, w, cancel, threads):
-        np.dot(left, right.T, w.reshape(support.n, support.p))
+        multiply(left, False, right, True, 1.0, 0.0, place_of(w, support.n, support.p), w)
 
     return everywhere
 
 
 @overload(pull)
-def _pull(support, z, left, right, grad_left, grad_right, cancel, threads):
+def _pull(support, z, left, right, scale, bases, out_left, out_right, cancel, threads):
     if not is_a(support, Whole):
         return None
 
-    def both(support, z, left, right, grad_left, grad_right, cancel, threads):
-        gradient = z.reshape(support.n, support.p)
-        np.dot(gradient, right, grad_left)
-        np.dot(gradient.T, left, grad_right)
+    def both(support, z, left, right, scale, bases, out_left, out_right, cancel, threads):
+        gradient = place_of(z, support.n, support.p)
+        _multiply_onto(bases[0], scale, gradient, False, right, out_left, z)
+        _multiply_onto(bases[1], scale, gradient, True, left, out_right, z)
 
     return both
 
 
 @overload(pull_tied)
-def _pull_tied(support, z, factor, grad, cancel, threads):
+def _pull_tied(support, z, factor, scale, base, out, cancel, threads):
     if not is_a(support, Whole):
         return None
 
-    def tied(support, z, factor, grad, cancel, threads):
+    def tied(support, z, factor, scale, base, out, cancel, threads):
         gradient = z.reshape(support.n, support.p)
         for i in range(support.n):
             gradient[i, i] *= 2
@@ -74,7 +88,7 @@ def _pull_tied(support, z, factor, grad, cancel, threads):
                 both = gradient[i, j] + gradient[j, i]
                 gradient[i, j] = both
                 gradient[j, i] = both
-        np.dot(gradient, factor, grad)
+        _multiply_onto(base, scale, place_of(z, support.n, support.p), False, factor, out, z)
 
     return tied
 
@@ -86,17 +100,6 @@ def _sparse_times_vector(starts, indices, weights, x, out):
         for e in range(starts[i], starts[i + 1]):
             total += weights[e] * x[indices[e]]
         out[i] = total
-
-
-@kernel
-def _misfit(values, scale, r):
-    """Turn A(w) into c (A(w) − y) in place and return the loss (c/2) Σ r²."""
-    total = 0.0
-    for i in range(r.size):
-        misfit = r[i] - values[i]
-        total += np.float64(misfit) * np.float64(misfit)
-        r[i] = misfit * r.dtype.type(scale)
-    return 0.5 * scale * total
 
 
 @overload(measure)
@@ -122,7 +125,7 @@ def _residual(operator, w, r):
 
         def dense(operator, w, r):
             np.dot(operator.a, w, r)
-            loss = _misfit(operator.values, operator.scale, r)
+            loss = misfit(operator.values, operator.scale, r)
             np.dot(operator.a.T, r, w)
             return loss
 
@@ -131,7 +134,7 @@ def _residual(operator, w, r):
 
         def sparse(operator, w, r):
             _sparse_times_vector(operator.row_starts, operator.cols, operator.row_weights, w, r)
-            loss = _misfit(operator.values, operator.scale, r)
+            loss = misfit(operator.values, operator.scale, r)
             _sparse_times_vector(operator.col_starts, operator.rows, operator.col_weights, r, w)
             return loss
 

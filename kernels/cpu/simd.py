@@ -1,13 +1,12 @@
 """Rows of a matrix as vectors in registers: the private corner of LLVM IR.
 
 LLVM's vectorizer leaves two thirds of the speed on the table in the sparse products: rows are short, and
-it cannot keep one in registers while many others stream past.  Here a row is a number of 64-byte vectors
-and a masked tail, so that one compiled function serves every width.  The IR is portable: where the
-processor's vectors are shorter, LLVM splits these.
+it cannot keep one in registers while many others stream past.  Here a row is a number of 64-byte vectors,
+and one compiled function has a loop for each number up to :data:`MOST`.  Rows are aligned, and filled up
+with zeros.  The IR is portable: where the processor's vectors are shorter, LLVM splits these.
 
 The order of all sums is fixed, so that results do not depend on where a function is inlined.
-
-Rows of more than :data:`PANEL_BYTES` bytes are cut into panels.
+:mod:`plain` has the same functions as ordinary loops.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,25 +17,27 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-VECTOR_BYTES = 64
+from fastdmf.kernels.cpu.tables import VECTOR_BYTES
+
 #: Vectors of the longest row that is handled at once: with its sum it fills 28 of 32 registers.
 MOST = 14
-PANEL_BYTES = MOST * VECTOR_BYTES
+#: Inner products that share the additions across the lanes of a vector.
+AT_ONCE = 4
 
 _I64, _I32 = ir.IntType(64), ir.IntType(32)
 
 
-class _Rows:
-    """Emits code for rows of one element type, of ``full`` whole vectors and one masked by ``tail``."""
+class Rows:
+    """Emits code for aligned rows of ``count`` vectors of one element type."""
 
-    def __init__(self, builder: ir.IRBuilder, dtype: types.Float, full: int, tail: Any) -> None:
+    def __init__(self, builder: ir.IRBuilder, dtype: types.Float, count: int) -> None:
         self.b = builder
         self.scalar = ir.FloatType() if dtype == types.float32 else ir.DoubleType()
         self.size = dtype.bitwidth // 8
         self.lanes = VECTOR_BYTES // self.size
         self.vector = ir.VectorType(self.scalar, self.lanes)
         self.name = f"v{self.lanes}f{dtype.bitwidth}"
-        self.full, self.tail = full, tail
+        self.count = count
         self.zero = ir.Constant(self.vector, [0.0] * self.lanes)
 
     def _at(self, base: Any, k: int) -> Any:
@@ -49,16 +50,12 @@ class _Rows:
 
     def load(self, base: Any) -> list[Any]:
         """The vectors of the row at an address."""
-        row = [self.b.load(self._at(base, k), align=self.size) for k in range(self.full)]
-        args = [self._at(base, self.full), ir.Constant(_I32, self.size), self.tail, self.zero]
-        return [*row, self._call(f"llvm.masked.load.{self.name}.p0", self.vector, args)]
+        return [self.b.load(self._at(base, k), align=VECTOR_BYTES) for k in range(self.count)]
 
     def store(self, row: Sequence[Any], base: Any) -> None:
         """Write a row to an address."""
-        for k in range(self.full):
-            self.b.store(row[k], self._at(base, k), align=self.size)
-        args = [row[-1], self._at(base, self.full), ir.Constant(_I32, self.size), self.tail]
-        self._call(f"llvm.masked.store.{self.name}.p0", ir.VoidType(), args)
+        for k in range(self.count):
+            self.b.store(row[k], self._at(base, k), align=VECTOR_BYTES)
 
     def scalar_at(self, base: Any, index: Any, kind: Any = None, size: int | None = None) -> Any:
         """Element ``index`` of the array at an address."""
@@ -68,11 +65,6 @@ class _Rows:
     def index_at(self, base: Any, index: Any) -> Any:
         """Element ``index`` of the int32 array at an address, as int64."""
         return self.b.sext(self.scalar_at(base, index, _I32, 4), _I64)
-
-    def put(self, value: Any, base: Any, index: Any) -> None:
-        """Write element ``index`` of the array at an address."""
-        offset = self.b.mul(index, ir.Constant(_I64, self.size))
-        self.b.store(value, self.b.inttoptr(self.b.add(base, offset), self.scalar.as_pointer()))
 
     def fma(self, x: Any, y: Any, z: Any) -> Any:
         """x · y + z, rounded once where the processor can."""
@@ -86,8 +78,12 @@ class _Rows:
             first, undefined, ir.Constant(ir.VectorType(_I32, self.lanes), [0] * self.lanes)
         )
 
-    def dot(self, x: Sequence[Any], y: Sequence[Any]) -> Any:
-        """⟨x, y⟩: three running sums hide the latency of the additions, then halves are folded."""
+    def _shuffle(self, x: Any, y: Any, lanes: Sequence[int]) -> Any:
+        """The given lanes of two vectors laid end to end."""
+        return self.b.shuffle_vector(x, y, ir.Constant(ir.VectorType(_I32, len(lanes)), list(lanes)))
+
+    def products(self, x: Sequence[Any], y: Sequence[Any]) -> Any:
+        """A vector whose lanes add up to ⟨x, y⟩; three running sums hide the latency of the additions."""
         sums: list[Any] = [None, None, None]
         for k, (u, v) in enumerate(zip(x, y, strict=True)):
             s = sums[k % 3]
@@ -96,16 +92,38 @@ class _Rows:
         total = parts[0]
         for s in parts[1:]:
             total = self.b.fadd(total, s)
-        lanes = self.lanes
-        while lanes > 1:
-            lanes //= 2
-            low = ir.Constant(ir.VectorType(_I32, lanes), list(range(lanes)))
-            high = ir.Constant(ir.VectorType(_I32, lanes), list(range(lanes, 2 * lanes)))
-            undefined = ir.Constant(total.type, ir.Undefined)
-            total = self.b.fadd(
-                self.b.shuffle_vector(total, undefined, low), self.b.shuffle_vector(total, undefined, high)
-            )
-        return self.b.extract_element(total, ir.Constant(_I32, 0))
+        return total
+
+    def totals(self, vectors: Sequence[Any]) -> Any:
+        """The sums over the lanes of 1, 2, 4, … vectors, as one vector: halves are folded until one is left.
+
+        Several vectors share the work; each is added up in the same order as it would be alone.
+        """
+        vectors, width = list(vectors), self.lanes
+        while width > 1:
+            half = width // 2
+            nothing = ir.Constant(vectors[0].type, ir.Undefined)
+            pairs = list(zip(vectors[::2], vectors[1::2] or [nothing], strict=True))
+            lanes = vectors[0].type.count * min(2, len(vectors))
+            low = [start + lane for start in range(0, lanes, width) for lane in range(half)]
+            high = [lane + half for lane in low]
+            vectors = [self.b.fadd(self._shuffle(x, y, low), self._shuffle(x, y, high)) for x, y in pairs]
+            width = half
+        return vectors[0]
+
+    def transposed(self, rows: Sequence[Any]) -> list[Any]:
+        """The rows of a square block, one vector each: ever smaller off-diagonal blocks change places."""
+        rows, half = list(rows), self.lanes // 2
+        lanes = range(self.lanes)
+        while half:
+            upper = [lane + self.lanes - half if lane & half else lane for lane in lanes]
+            lower = [lane + self.lanes if lane & half else lane + half for lane in lanes]
+            for i in lanes:
+                if not i & half:
+                    x, y = rows[i], rows[i + half]
+                    rows[i], rows[i + half] = self._shuffle(x, y, upper), self._shuffle(x, y, lower)
+            half //= 2
+        return rows
 
 
 def _loop(builder: ir.IRBuilder, start: Any, stop: Any, carried: Sequence[Any], body: Callable) -> list[Any]:
@@ -132,63 +150,114 @@ def _loop(builder: ir.IRBuilder, start: Any, stop: Any, carried: Sequence[Any], 
     return values
 
 
-def _for_each_width(builder: ir.IRBuilder, dtype: types.Float, width: Any, emit: Callable) -> None:
+def _for_each_count(builder: ir.IRBuilder, dtype: types.Float, count: Any, emit: Callable) -> None:
     """Emit code for every number of vectors that a row may have, and branch to the right one."""
-    lanes = VECTOR_BYTES * 8 // dtype.bitwidth
-    others = builder.sdiv(builder.sub(width, ir.Constant(_I64, 1)), ir.Constant(_I64, lanes))
-    # The last vector is masked always: a mask that lets all through costs nothing, a second version of
-    # the code would.
-    rest = builder.sub(width, builder.mul(others, ir.Constant(_I64, lanes)))
-    numbers = ir.Constant(ir.VectorType(_I64, lanes), list(range(lanes)))
-    undefined = ir.Constant(numbers.type, ir.Undefined)
-    first = builder.insert_element(undefined, rest, ir.Constant(_I32, 0))
-    limit = builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes))
-    mask = builder.icmp_signed("<", numbers, limit)
     after = builder.function.append_basic_block("after")
-    switch = builder.switch(others, after)
-    for full in range(MOST):
-        block = builder.function.append_basic_block(f"width{full}")
-        switch.add_case(ir.Constant(_I64, full), block)
+    switch = builder.switch(count, after)
+    for number in range(1, MOST + 1):
+        block = builder.function.append_basic_block(f"vectors{number}")
+        switch.add_case(ir.Constant(_I64, number), block)
         builder.position_at_end(block)
-        emit(_Rows(builder, dtype, full, mask))
+        emit(Rows(builder, dtype, number))
         builder.branch(after)
     builder.position_at_end(after)
 
 
 @intrinsic
-def dot_rows(typingctx, like, width, row, dense, stride, indices, first, last, accumulate, out):
-    """out_e (+)= ⟨row, dense[indices_e]⟩ for first ≤ e < last; all but numbers are addresses."""
+def dot_rows(typingctx, like, count, row, dense, stride, indices, first, last, accumulate, out):
+    """out_e (+)= ⟨row, dense[indices_e]⟩ for first ≤ e < last.
+
+    Rows have ``count`` vectors and lie ``stride`` bytes apart; all but numbers are addresses.
+    """
     dtype = like.dtype
 
     def codegen(context, builder, signature, args):
-        _, width, row, dense, stride, indices, first, last, accumulate, out = args
+        _, count, row, dense, stride, indices, first, last, accumulate, out = args
+        entries = builder.sub(last, first)
+        fours = builder.sdiv(entries, ir.Constant(_I64, AT_ONCE))
+        rest = builder.add(first, builder.mul(fours, ir.Constant(_I64, AT_ONCE)))
 
         def emit(rows):
             x = rows.load(row)
 
-            def body(e, carried):
-                y = builder.add(dense, builder.mul(rows.index_at(indices, e), stride))
-                dot = rows.dot(x, rows.load(y))
-                before = builder.select(accumulate, rows.scalar_at(out, e), ir.Constant(rows.scalar, 0.0))
-                rows.put(builder.fadd(dot, before), out, e)
+            def dots(e, number):
+                """The inner products number e, e + 1, …, written as one vector."""
+                products = []
+                for k in range(number):
+                    index = rows.index_at(indices, builder.add(e, ir.Constant(_I64, k)))
+                    y = rows.load(builder.add(dense, builder.mul(index, stride)))
+                    products.append(rows.products(x, y))
+                totals = rows.totals(products)
+                offset = builder.mul(e, ir.Constant(_I64, rows.size))
+                place = builder.inttoptr(builder.add(out, offset), totals.type.as_pointer())
+                nothing = ir.Constant(totals.type, [0.0] * number)
+                before = builder.select(accumulate, builder.load(place, align=rows.size), nothing)
+                builder.store(builder.fadd(totals, before), place, align=rows.size)
                 return []
 
-            _loop(builder, first, last, [], body)
+            def together(i, carried):
+                return dots(builder.add(first, builder.mul(i, ir.Constant(_I64, AT_ONCE))), AT_ONCE)
 
-        _for_each_width(builder, dtype, width, emit)
+            _loop(builder, ir.Constant(_I64, 0), fours, [], together)
+            _loop(builder, rest, last, [], lambda e, carried: dots(e, 1))
+
+        _for_each_count(builder, dtype, count, emit)
         return context.get_dummy_value()
 
     return types.void(like, *[types.int64] * 7, types.boolean, types.int64), codegen
 
 
 @intrinsic
-def sum_rows(typingctx, like, width, weights, order, dense, stride, indices, first, last, accumulate, out):
-    """out (+)= Σ_e weights[order_e] dense[indices_e] for first ≤ e < last; ``order`` None means e itself."""
+def transpose_rows(typingctx, like, source, source_stride, rows, blocks, out, out_stride):
+    """Out = the transpose of rows that are ``blocks`` vectors long; all but numbers are addresses.
+
+    Blocks of as many rows as a vector has lanes are turned at once.  Where rows run out the last one is
+    repeated, which fills the ends of the rows of ``out`` with numbers of no meaning.
+    """
+    dtype = like.dtype
+
+    def codegen(context, builder, signature, args):
+        _, source, source_stride, rows, blocks, out, out_stride = args
+        unit = Rows(builder, dtype, 1)
+        lanes, wide = ir.Constant(_I64, unit.lanes), ir.Constant(_I64, VECTOR_BYTES)
+        last = builder.sub(rows, ir.Constant(_I64, 1))
+        bands = builder.sdiv(builder.add(last, lanes), lanes)
+
+        def band(i, carried):
+            def block(j, carried):
+                vectors = []
+                for k in range(unit.lanes):
+                    row = builder.add(builder.mul(i, lanes), ir.Constant(_I64, k))
+                    row = builder.select(builder.icmp_signed("<", row, last), row, last)
+                    address = builder.add(source, builder.mul(row, source_stride))
+                    vectors += unit.load(builder.add(address, builder.mul(j, wide)))
+                for k, vector in enumerate(unit.transposed(vectors)):
+                    row = builder.add(builder.mul(j, lanes), ir.Constant(_I64, k))
+                    address = builder.add(out, builder.mul(row, out_stride))
+                    unit.store([vector], builder.add(address, builder.mul(i, wide)))
+                return []
+
+            return _loop(builder, ir.Constant(_I64, 0), blocks, [], block)
+
+        _loop(builder, ir.Constant(_I64, 0), bands, [], band)
+        return context.get_dummy_value()
+
+    return types.void(like, *[types.int64] * 6), codegen
+
+
+@intrinsic
+def sum_rows(
+    typingctx, like, count, weights, order, dense, stride, indices, first, last, scale, has_base, base, out
+):
+    """Out = base + scale Σ_e weights[order_e] dense[indices_e] for first ≤ e < last.
+
+    ``order`` None means e itself; without ``has_base`` the base is zero.
+    """
     dtype = like.dtype
     is_in_order = isinstance(order, types.NoneType)
 
     def codegen(context, builder, signature, args):
-        _, width, weights, order, dense, stride, indices, first, last, accumulate, out = args
+        _, count, weights, order, dense, stride, indices, first, last, scale, has_base, base, out = args
 
         def emit(rows):
             def body(e, sums):
@@ -197,14 +266,16 @@ def sum_rows(typingctx, like, width, weights, order, dense, stride, indices, fir
                 splat = rows.splat(weight)
                 return [rows.fma(v, splat, s) for v, s in zip(y, sums, strict=True)]
 
-            start = [builder.select(accumulate, v, rows.zero) for v in rows.load(out)]
-            rows.store(_loop(builder, first, last, start, body), out)
+            sums = _loop(builder, first, last, [rows.zero] * rows.count, body)
+            start = [builder.select(has_base, v, rows.zero) for v in rows.load(base)]
+            scales = rows.splat(scale)
+            rows.store([rows.fma(s, scales, v) for s, v in zip(sums, start, strict=True)], out)
 
-        _for_each_width(builder, dtype, width, emit)
+        _for_each_count(builder, dtype, count, emit)
         return context.get_dummy_value()
 
     order_type = types.none if is_in_order else types.int64
     numbers = [types.int64] * 5
     return types.void(
-        like, types.int64, types.int64, order_type, *numbers, types.boolean, types.int64
+        like, types.int64, types.int64, order_type, *numbers, dtype, types.boolean, types.int64, types.int64
     ), codegen

@@ -1,21 +1,49 @@
 """Matrices scattered in memory, addressed by one small table.
 
 A depth-N factorization is N matrices of different shapes.  A tuple of arrays would make Numba compile
-every kernel once per depth; a table of (address, rows, columns), one line a matrix, serves every depth
-with one compilation, and matrices that a caller already owns need not be copied.  Whoever makes a
-table keeps the arrays alive.
+every kernel once per depth; a table of (address, rows, columns, stride), one line a matrix, serves every
+depth with one compilation.  The stride is the number of elements from one row to the next: rows may be
+longer in memory than the matrix is wide, and what they end in is zero.  Whoever makes a table keeps the
+arrays alive.
 """
 
+from typing import NamedTuple
+
 import numpy as np
+from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
 from fastdmf.kernels.cpu.compilation import kernel
 
+#: Rows of sparse products are aligned to so many bytes, and filled up to multiples of them.
+VECTOR_BYTES = 64
+
+
+class Place(NamedTuple):
+    """Where a matrix lies."""
+
+    address: int
+    rows: int
+    cols: int
+    stride: int
+
 
 def table_of(matrices) -> np.ndarray:
-    """The table of C-contiguous matrices: an (N, 3) int64 array of addresses, rows and columns."""
-    return np.array([(a.ctypes.data, *a.shape) for a in matrices], dtype=np.int64).reshape(-1, 3)
+    """The table of matrices whose rows are contiguous."""
+    lines = [(a.ctypes.data, *a.shape, max(a.strides[0] // a.itemsize, a.shape[1])) for a in matrices]
+    return np.array(lines, dtype=np.int64).reshape(-1, 4)
+
+
+@intrinsic
+def index_at(typingctx, indices, e):
+    """Element e of the int32 array at an address."""
+
+    def codegen(context, builder, signature, args):
+        element = builder.gep(builder.inttoptr(args[0], ir.IntType(32).as_pointer()), [args[1]])
+        return builder.sext(builder.load(element), ir.IntType(64))
+
+    return types.int64(types.int64, types.int64), codegen
 
 
 @intrinsic
@@ -30,18 +58,24 @@ def _pointer(typingctx, address, like):
 
 
 @kernel
-def matrix(table, j, like):
-    """Line j of a table as a C-contiguous matrix with the element type of ``like``."""
-    return carray(_pointer(table[j, 0], like), (table[j, 1], table[j, 2]))
+def place(table, j):
+    """Line j of a table."""
+    return Place(table[j, 0], table[j, 1], table[j, 2], table[j, 3])
 
 
 @kernel
-def reshaped(table, j, rows, columns, like):
-    """The memory of line j of a table, at least rows · columns long, as a matrix of that shape."""
-    return carray(_pointer(table[j, 0], like), (rows, columns))
+def place_of(array, rows, cols):
+    """The memory of a C-contiguous array as a matrix."""
+    return Place(array.ctypes.data, rows, cols, cols)
+
+
+@kernel
+def vector_at(address, size, like):
+    """Memory as a vector with the element type of ``like``."""
+    return carray(_pointer(address, like), (size,))
 
 
 @kernel
 def flat(table, j, like):
-    """Line j of a table as a vector of all its elements."""
-    return carray(_pointer(table[j, 0], like), (table[j, 1] * table[j, 2],))
+    """Line j of a table as a vector of all its elements, with the zeros that rows end in."""
+    return vector_at(table[j, 0], table[j, 1] * table[j, 3], like)

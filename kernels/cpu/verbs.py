@@ -6,17 +6,25 @@ loops of ``stepping`` are written once and compiled only for the kinds of proble
 
 from numba import types
 
+from fastdmf.kernels.cpu.tables import Place
+
+#: The base of a sum that has none.
+NOWHERE = Place(0, 0, 0, 0)
+
 
 def look(support, left, right, w, cancel, threads):
-    """W = the entries of L Rᵀ on the support."""
+    """W = the entries of L Rᵀ on the support, for the places of L and R."""
 
 
-def pull(support, z, left, right, grad_left, grad_right, cancel, threads):
-    """grad_left = Z R and grad_right = Zᵀ L, for Z with the entries z on the support."""
+def pull(support, z, left, right, scale, bases, out_left, out_right, cancel, threads):
+    """out_left = base + scale Z R and out_right = base + scale Zᵀ L, for Z with the entries z on the support.
+
+    ``bases`` are two places, or :data:`NOWHERE` for zero.
+    """
 
 
-def pull_tied(support, z, factor, grad, cancel, threads):
-    """Grad = (Z + Zᵀ) U, the pullback for W = UUᵀ."""
+def pull_tied(support, z, factor, scale, base, out, cancel, threads):
+    """Out = base + scale (Z + Zᵀ) U, the pullback for W = UUᵀ."""
 
 
 def measure(operator, w, out):
