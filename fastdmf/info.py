@@ -29,7 +29,6 @@ def gather() -> dict[str, str]:
     Loads Numba and the BLAS libraries, without compiling anything.
     """
     name, features = _processor()
-    cache, digest = _kernel_cache()
     return {
         "fastdmf": __version__,
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
@@ -41,8 +40,7 @@ def gather() -> dict[str, str]:
         "CuPy": _cupy(),
         **_blas(),
         "threads": _threads(),
-        "kernel cache": cache,
-        "kernel sources": f"SHA-256 {digest}",
+        **_kernels(),
     }
 
 
@@ -93,9 +91,13 @@ def _threads() -> str:
     return f"{most} at most in a run, on {usable} usable processors"
 
 
-def _kernel_cache() -> tuple[str, str]:
-    """Folder of the machine code, and digest of the sources it was compiled from."""
-    from fastdmf.backends.cpu import kernel_cache
+def _kernels() -> dict[str, str]:
+    """What kernels are made of, where their machine code lies, and the digest of their sources."""
+    from fastdmf.backends.cpu import kernel_build
 
-    folder, digest = kernel_cache()
-    return folder or "none: no writable folder was found, so every process compiles anew", digest
+    made_of, folder, digest = kernel_build()
+    return {
+        "kernels": made_of,
+        "kernel cache": folder or "none: no writable folder was found, so every process compiles anew",
+        "kernel sources": f"SHA-256 {digest}",
+    }

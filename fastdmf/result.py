@@ -47,7 +47,8 @@ class Result:
     seed : int or None
         Seed of the start, drawn afresh if none was given; None if the initialization draws nothing.
     settings : mapping of str to str
-        Every choice that determined the run, as text.
+        Every choice that determined the run, as text, and the ``form`` in which the kernels looked at W:
+        sparse or dense products, whichever are faster for the problem.
     records : mapping of str to ndarray
         Everything recorded, one row per recorded step; see :attr:`trace`.
     """
@@ -89,7 +90,7 @@ class Result:
         lines = [
             f"{self.settings['factorization']} on {self.settings['problem'].rsplit(' ', 1)[0]}",
             f"{self.settings['optimizer']}, from {self.settings['init']}, seed {self.seed}, "
-            f"{self.settings['dtype']}",
+            f"{self.settings['dtype']}, by {self.settings['form']}",
             f"status      {self.status}: {self.status.advice}",
             f"loss        {self.loss:.6g}",
             f"test error  {self.test_error:.6g}",

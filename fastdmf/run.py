@@ -133,6 +133,7 @@ def run(
         seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
 
     loop = Loop(choices.problem, factorization, optimizer, dtype=dtype, device=device, threads=threads)
+    settings["form"] = loop.engine.form
     stopper, recorder = Stopper(choices.stop), Recorder(choices.record)
     interrupting = Interruption(terminate=checkpoint is not None)
     # What overflows at a divergence is recorded as it is, without warnings.

@@ -16,9 +16,9 @@ def device(request):
 
 @pytest.fixture(scope="session")
 def make_problem():
-    """A function (kind, flavor, loss="mean") → a small problem with about half as many values as unknowns.
+    """A function (kind, flavor, loss="mean") → a small problem with fewer values than unknowns.
 
-    Kinds are "completion", "dense" and "sparse" (sensing).  Flavors are "rectangular", 7 × 11; "symmetric",
+    Kinds are "completion", "crowded" (nearly all entries), "dense" and "sparse" (sensing).  Flavors are "rectangular", 7 × 11; "symmetric",
     9 × 9 with symmetric measurements of a positive semidefinite matrix; and "asymmetric", where neither the
     measurements nor the measured matrix are symmetric, so that UUᵀ can fit it only nearly.
     All numbers are exact in float32: runs in either precision solve the same problem.
@@ -36,8 +36,8 @@ def _small_problem(kind, flavor, loss="mean"):
     if flavor == "asymmetric":
         skew = rng.standard_normal(shape)
         truth += 0.1 * (skew - skew.T) / np.linalg.norm(skew - skew.T)
-    if kind == "completion":
-        seen = rng.random(shape) < 0.5
+    if kind in ("completion", "crowded"):
+        seen = rng.random(shape) < (0.33 if kind == "completion" else 0.9)
         if flavor == "symmetric":
             seen = np.triu(seen) | np.triu(seen).T
         rows, cols = rng.permutation(np.argwhere(seen)).T

@@ -13,7 +13,7 @@ STEPS = 200
 TOLERANCE = {"float64": 1e-11, "float32": 2e-4}
 
 #: Every kind of problem runs with another normalization, so that none is left out.
-KINDS = {"completion": "mean", "dense": "half_sum", "sparse": "half_mean"}
+KINDS = {"completion": "mean", "crowded": "half_mean", "dense": "half_sum", "sparse": "half_mean"}
 FACTORIZATIONS = {
     "depth 1": (dmf.Product(1), "rectangular"),
     "depth 2": (dmf.Product(2, (5,)), "rectangular"),
@@ -114,6 +114,18 @@ def test_two_halves_are_the_whole_to_the_bit(make_case, kind, optimizer, device)
     kept = [w.copy() for w in half.factors]
     assert_same(loop.advance(half, STEPS // 2), loop.advance(start, STEPS))
     assert all(np.array_equal(w, k) for w, k in zip(half.factors, kept, strict=True)), "the argument changed"
+
+
+@pytest.mark.parametrize("factorization", ["depth 1", "depth 2", "depth 3", "UUᵀ, full, asymmetric data"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_watching_the_gradient_does_not_change_a_bit(make_case, kind, factorization, device):
+    case = make_case(kind, factorization, "descent")
+    choices = {"factorization": case.factorization, "optimizer": case.optimizer, "device": device}
+    ends = [
+        dmf.run(case.problem, init=dmf.Factors(case.start), stop=stop, **choices)
+        for stop in (dmf.MaxSteps(20), dmf.MaxSteps(20) | dmf.GradientBelow(1e-300))
+    ]
+    assert_same(*ends)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -94,6 +94,11 @@ class Trajectory(Protocol):
 class Engine(Protocol):
     """Starts trajectories of one problem × factorization × optimizer × dtype."""
 
+    @property
+    def form(self) -> str:
+        """How the kernels look at W, in words."""
+        ...
+
     def holding_threads(self) -> AbstractContextManager[None]:
         """Hold BLAS at the threads that were asked for, for host code between advances as well."""
         ...

@@ -14,9 +14,9 @@ from fastdmf.backends import Event, Halts
 from fastdmf.backends.blas import blas_threads
 from fastdmf.backends.cpu_binding import bind_problem, pattern_of
 from fastdmf.backends.layout import Layout, aligned_empty, layout_of
-from fastdmf.factorizations import Factorization
+from fastdmf.factorizations import Factorization, Symmetric
 from fastdmf.kernels.cpu import stepping
-from fastdmf.kernels.cpu.compilation import source_digest
+from fastdmf.kernels.cpu.compilation import IS_PLAIN, source_digest
 from fastdmf.kernels.cpu.completion import Entries, Pattern
 from fastdmf.kernels.cpu.line_search import LineSearch
 from fastdmf.kernels.cpu.stepping import Chains, FixedStep, GroupRMS
@@ -31,9 +31,10 @@ _NO_HALTS = np.empty(0)
 _NO_RULE = FixedStep(0.0, 0.0, table_of([]))
 
 
-def kernel_cache() -> tuple[str | None, str]:
-    """Folder of the cached machine code, None if there is none, and the digest of the kernel sources."""
-    return stepping.advance.stats.cache_path, source_digest()
+def kernel_build() -> tuple[str, str | None, str]:
+    """What kernels are made of, the folder of their machine code (None: there is none), and their digest."""
+    made_of = "plain loops (FASTDMF_PLAIN_KERNELS is set)" if IS_PLAIN else "explicit vectors"
+    return made_of, stepping.advance.stats.cache_path, source_digest()
 
 
 _one_parallel_call = threading.Lock()
@@ -88,8 +89,12 @@ class CpuObjective:
             )
         self.problem, self.factorization = problem, factorization
         self.dtype, self.threads = dtype, threads
-        self._width = min(min(shape) for shape in factorization.factor_shapes(problem.shape))
-        self.support, self.operator, where = bind_problem(problem, dtype, self._width)
+        factor_shapes = factorization.factor_shapes(problem.shape)
+        is_matrix_itself = len(factor_shapes) == 1 and not isinstance(factorization, Symmetric)
+        self._width = 0 if is_matrix_itself else min(min(shape) for shape in factor_shapes)
+        self.support, self.operator, where, self.measured, self.form = bind_problem(
+            problem, dtype, self._width
+        )
         self.entries = problem.shape[0] * problem.shape[1] if where is None else where[0].size
         lanes = VECTOR_BYTES // dtype.itemsize
         self.layout = layout_of(factorization, problem.shape, where, lanes)
@@ -166,7 +171,7 @@ class Scratch:
         self.deltas = Matrices.empty(products, dtype, layout.lanes)
         w = aligned_empty((objective.entries,), dtype)
         measured_as_seen = isinstance(objective.operator, Entries)
-        r = w if measured_as_seen else aligned_empty((objective.problem.values.size,), dtype)
+        r = w if measured_as_seen else aligned_empty((objective.measured,), dtype)
         filled = [-(-np.array(shape) // layout.lanes) * layout.lanes for shape in shapes]
         spare = aligned_empty((max(int(rows * cols) for rows, cols in filled),), dtype)
         self.chains = Chains(
@@ -179,6 +184,11 @@ class CpuEngine:
 
     def __init__(self, objective: CpuObjective, optimizer: Optimizer) -> None:
         self.objective, self.optimizer = objective, optimizer
+
+    @property
+    def form(self) -> str:
+        """How the kernels look at W."""
+        return self.objective.form
 
     def holding_threads(self) -> AbstractContextManager[None]:
         """Hold BLAS and our kernels at the threads that were asked for."""
@@ -350,7 +360,7 @@ def _rule_of(
             powers.table,
             aligned_empty((objective.entries,), dtype),
             aligned_empty((objective.entries,), dtype),
-            aligned_empty((degree + 1, objective.problem.values.size), dtype),
+            aligned_empty((degree + 1, objective.measured), dtype),
             np.zeros((2 * degree + 4, 2 * degree + 2)),
         )
         return rule, Matrices([]), [powers]

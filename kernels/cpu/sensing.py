@@ -1,4 +1,4 @@
-"""W everywhere, and linear measurements of it, dense or sparse."""
+"""W everywhere, and linear measurements of it: many entries, or dense or sparse combinations."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 from numba.extending import overload
 
 from fastdmf.kernels.cpu.blas import multiply
-from fastdmf.kernels.cpu.compilation import kernel
+from fastdmf.kernels.cpu.compilation import compile_apart, kernel
 from fastdmf.kernels.cpu.loss import misfit
 from fastdmf.kernels.cpu.tables import place_of, vector_at
 from fastdmf.kernels.cpu.verbs import is_a, look, measure, pull, pull_tied, residual
@@ -17,6 +17,14 @@ class Whole(NamedTuple):
 
     n: int
     p: int
+
+
+class Masked(NamedTuple):
+    """The measurement w ↦ w where ``seen``, 0 elsewhere, compared with ``values``; loss = (c/2) Σ r²."""
+
+    seen: np.ndarray
+    values: np.ndarray
+    scale: float
 
 
 class DenseRows(NamedTuple):
@@ -81,14 +89,15 @@ def _pull_tied(support, z, factor, scale, base, out, cancel, threads):
         return None
 
     def tied(support, z, factor, scale, base, out, cancel, threads):
+        # Z + Zᵀ is twice the symmetric part, which takes the place of Z: done again, it changes nothing.
         gradient = z.reshape(support.n, support.p)
+        half = z.dtype.type(0.5)
         for i in range(support.n):
-            gradient[i, i] *= 2
             for j in range(i):
-                both = gradient[i, j] + gradient[j, i]
-                gradient[i, j] = both
-                gradient[j, i] = both
-        _multiply_onto(base, scale, place_of(z, support.n, support.p), False, factor, out, z)
+                mean = half * (gradient[i, j] + gradient[j, i])
+                gradient[i, j] = mean
+                gradient[j, i] = mean
+        _multiply_onto(base, 2.0 * scale, place_of(z, support.n, support.p), False, factor, out, z)
 
     return tied
 
@@ -102,8 +111,34 @@ def _sparse_times_vector(starts, indices, weights, x, out):
         out[i] = total
 
 
+@kernel
+def _masked_misfit(seen, values, scale, w, r):
+    """Turn w into c (w − y) where ``seen``, into 0 elsewhere, copy it to ``r``, and return (c/2) Σ r²."""
+    compile_apart()
+    c, nothing = w.dtype.type(scale), w.dtype.type(0)
+    squares = 0.0
+    for e in range(w.size):
+        difference = w[e] - values[e] if seen[e] else nothing
+        squares += np.float64(difference) * np.float64(difference)
+        w[e] = r[e] = c * difference
+    return 0.5 * scale * squares
+
+
+@kernel
+def _masked_copy(seen, w, out):
+    nothing = w.dtype.type(0)
+    for e in range(w.size):
+        out[e] = w[e] if seen[e] else nothing
+
+
 @overload(measure)
 def _measure(operator, w, out):
+    if is_a(operator, Masked):
+
+        def masked(operator, w, out):
+            _masked_copy(operator.seen, w, out)
+
+        return masked
     if is_a(operator, DenseRows):
 
         def dense(operator, w, out):
@@ -121,6 +156,12 @@ def _measure(operator, w, out):
 
 @overload(residual)
 def _residual(operator, w, r):
+    if is_a(operator, Masked):
+
+        def masked(operator, w, r):
+            return _masked_misfit(operator.seen, operator.values, operator.scale, w, r)
+
+        return masked
     if is_a(operator, DenseRows):
 
         def dense(operator, w, r):
