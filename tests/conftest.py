@@ -18,9 +18,10 @@ def device(request):
 def make_problem():
     """A function (kind, flavor, loss="mean") → a small problem with fewer values than unknowns.
 
-    Kinds are "completion", "crowded" (nearly all entries), "dense" and "sparse" (sensing).  Flavors are "rectangular", 7 × 11; "symmetric",
-    9 × 9 with symmetric measurements of a positive semidefinite matrix; and "asymmetric", where neither the
-    measurements nor the measured matrix are symmetric, so that UUᵀ can fit it only nearly.
+    Kinds are "completion", "crowded" (nearly all entries), "dense" and "sparse" (sensing).  Flavors are
+    "rectangular", 7 × 11; "symmetric", 9 × 9 with symmetric measurements of a positive semidefinite matrix;
+    and "asymmetric", where neither the measurements nor the measured matrix are symmetric, so that UUᵀ can
+    fit it only nearly.
     All numbers are exact in float32: runs in either precision solve the same problem.
     """
     return _small_problem
