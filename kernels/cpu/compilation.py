@@ -22,6 +22,10 @@ IS_PLAIN = os.environ.get("FASTDMF_PLAIN_KERNELS", "") not in ("", "0")
 #: A helper, compiled into the entry points that call it.
 kernel = numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True)
 
+#: A helper that becomes part of its callers before they are compiled.  Numba optimizes a function again with
+#: every function that calls it, so layers of small helpers would be optimized many times over.
+inlined = numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True, inline="always")
+
 #: A helper whose ``prange`` loops run on Numba's threads.
 parallel_kernel = numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True, parallel=True)
 

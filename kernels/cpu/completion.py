@@ -10,7 +10,7 @@ import numpy as np
 from numba import prange, types
 from numba.extending import overload
 
-from fastdmf.kernels.cpu.compilation import IS_PLAIN, compile_apart, kernel, parallel_kernel
+from fastdmf.kernels.cpu.compilation import IS_PLAIN, compile_apart, inlined, kernel, parallel_kernel
 from fastdmf.kernels.cpu.loss import misfit
 from fastdmf.kernels.cpu.simd import MOST
 from fastdmf.kernels.cpu.tables import VECTOR_BYTES
@@ -106,7 +106,7 @@ def _gather_rows(starts, cols, order, z, dense, first, last, scale, base, out):
 # Both over all blocks: serially, and on threads.  A block is the unit of cancellation too.
 
 
-@kernel
+@inlined
 def _look_serial(left, right, starts, cols, blocks, w, cancel):
     for b in range(blocks.size - 1):
         if cancel[0] == 0:
@@ -120,7 +120,7 @@ def _look_threaded(left, right, starts, cols, blocks, w, cancel):
             _sampled_products(left, right, starts, cols, blocks[b], blocks[b + 1], w)
 
 
-@kernel
+@inlined
 def _gather_serial(starts, cols, order, blocks, z, dense, scale, base, out, cancel):
     for b in range(blocks.size - 1):
         if cancel[0] == 0:
@@ -134,7 +134,7 @@ def _gather_threaded(starts, cols, order, blocks, z, dense, scale, base, out, ca
             _gather_rows(starts, cols, order, z, dense, blocks[b], blocks[b + 1], scale, base, out)
 
 
-@overload(look)
+@overload(look, inline="always")
 def _look(support, left, right, w, cancel, threads):
     if not is_a(support, Pattern):
         return None
@@ -146,7 +146,7 @@ def _look(support, left, right, w, cancel, threads):
     return sampled
 
 
-@overload(pull)
+@overload(pull, inline="always")
 def _pull(support, z, left, right, scale, bases, out_left, out_right, cancel, threads):
     if not is_a(support, Pattern):
         return None
@@ -160,7 +160,7 @@ def _pull(support, z, left, right, scale, bases, out_left, out_right, cancel, th
     return both
 
 
-@overload(pull_tied)
+@overload(pull_tied, inline="always")
 def _pull_tied(support, z, factor, scale, base, out, cancel, threads):
     if not is_a(support, Pattern):
         return None
@@ -174,7 +174,7 @@ def _pull_tied(support, z, factor, scale, base, out, cancel, threads):
     return tied
 
 
-@overload(measure)
+@overload(measure, inline="always")
 def _measure(operator, w, out):
     if not is_a(operator, Entries):
         return None
@@ -185,7 +185,7 @@ def _measure(operator, w, out):
     return copy
 
 
-@overload(residual)
+@overload(residual, inline="always")
 def _residual(operator, w, r):
     if not is_a(operator, Entries):
         return None

@@ -8,7 +8,7 @@ from numba.extending import overload
 from fastdmf.kernels.cpu.blas import multiply
 from fastdmf.kernels.cpu.compilation import compile_apart, kernel
 from fastdmf.kernels.cpu.loss import misfit
-from fastdmf.kernels.cpu.tables import place_of, vector_at
+from fastdmf.kernels.cpu.tables import copy_into, place_of, vector_at
 from fastdmf.kernels.cpu.verbs import is_a, look, measure, pull, pull_tied, residual
 
 
@@ -54,7 +54,7 @@ def _multiply_onto(base, scale, x, x_transposed, y, out, like):
     kept = 0.0
     if base.address != 0:
         size = out.rows * out.stride
-        vector_at(out.address, size, like)[:] = vector_at(base.address, size, like)
+        copy_into(vector_at(out.address, size, like), vector_at(base.address, size, like))
         kept = 1.0
     multiply(x, x_transposed, y, False, scale, kept, out, like)
 

@@ -6,10 +6,10 @@ import numpy as np
 from numba.extending import overload
 
 from fastdmf.kernels.cpu import completion, sensing  # noqa: F401  (they implement the verbs)
-from fastdmf.kernels.cpu.compilation import compile_apart, entry_point, kernel
+from fastdmf.kernels.cpu.compilation import compile_apart, entry_point, inlined, kernel
 from fastdmf.kernels.cpu.line_search import LineSearch, exact_step
 from fastdmf.kernels.cpu.product import chain_end, chain_product, chain_pullback
-from fastdmf.kernels.cpu.tables import flat, place
+from fastdmf.kernels.cpu.tables import copy_into, flat, place
 from fastdmf.kernels.cpu.verbs import NOWHERE, is_a, look, pull, pull_tied, residual
 
 # Slots of the vector of scalars that a trajectory carries from step to step.
@@ -63,7 +63,7 @@ def _forward(support, operator, chains, factors, cancel, threads):
     compile_apart()
     w = chains.w
     if chains.left == 0:
-        w[:] = flat(factors, 0, w)
+        copy_into(w, flat(factors, 0, w))
     else:
         left = chain_product(factors, chains.prefixes, 0, chains.left, w)
         if chains.tied:
@@ -80,7 +80,7 @@ def _backward(support, chains, factors, grads, cancel, threads):
     compile_apart()
     w = chains.w
     if chains.left == 0:
-        flat(grads, 0, w)[:] = w
+        copy_into(flat(grads, 0, w), w)
         return
     left = chain_end(factors, chains.prefixes, 0, chains.left)
     if chains.tied:
@@ -129,7 +129,7 @@ def _step_from_gradient(factors, grads, step, like):
             g[i] = theta[i] - step * g[i]
 
 
-@kernel
+@inlined
 def _need_gradient(support, chains, factors, grads, scalars, has_gradient, cancel, threads):
     """The gradient in the factors and the square of its norm, if they are not known yet."""
     if not has_gradient:
@@ -144,7 +144,7 @@ def _move(rule, support, operator, chains, factors, grads, scalars, has_gradient
     """
 
 
-@overload(_move)
+@overload(_move, inline="always")
 def _move_fixed(
     rule, support, operator, chains, factors, grads, scalars, has_gradient, swapped, cancel, threads
 ):
@@ -176,7 +176,7 @@ def _move_fixed(
     return fixed
 
 
-@overload(_move)
+@overload(_move, inline="always")
 def _move_group(
     rule, support, operator, chains, factors, grads, scalars, has_gradient, swapped, cancel, threads
 ):
@@ -198,7 +198,7 @@ def _move_group(
     return group
 
 
-@overload(_move)
+@overload(_move, inline="always")
 def _move_exact(
     rule, support, operator, chains, factors, grads, scalars, has_gradient, swapped, cancel, threads
 ):

@@ -79,3 +79,10 @@ def vector_at(address, size, like):
 def flat(table, j, like):
     """Line j of a table as a vector of all its elements, with the zeros that rows end in."""
     return vector_at(table[j, 0], table[j, 1] * table[j, 3], like)
+
+
+@kernel
+def copy_into(target, source):
+    """``target[:] = source`` for vectors of one length, without the messages for others being compiled."""
+    for i in range(target.size):
+        target[i] = source[i]
