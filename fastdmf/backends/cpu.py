@@ -161,8 +161,9 @@ class Scratch:
         measured_as_seen = isinstance(objective.operator, Entries)
         r = w if measured_as_seen else aligned_empty((objective.problem.values.size,), dtype)
         self.chains = Chains(
-            layout.left, layout.right, layout.tied, self.prefixes.table, self.deltas.table, w, r
-        )
+            layout.left, layout.right, layout.tied, self.prefixes.table, self.deltas.table, w, r,
+            np.empty((0, 0, 0), dtype),
+        )  # fmt: skip
 
 
 class CpuEngine:

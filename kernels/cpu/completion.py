@@ -152,22 +152,22 @@ def _pull_tied(support, z, factor, grad, cancel, threads):
 
 
 @overload(measure)
-def _measure(operator, w, out):
+def _measure(operator, w, out, work, cancel, threads):
     if not is_a(operator, Entries):
         return None
 
-    def copy(operator, w, out):
+    def copy(operator, w, out, work, cancel, threads):
         out[:] = w
 
     return copy
 
 
 @overload(residual)
-def _residual(operator, w, r):
+def _residual(operator, w, r, work, cancel, threads):
     if not is_a(operator, Entries):
         return None
 
-    def observed(operator, w, r):
+    def observed(operator, w, r, work, cancel, threads):
         # A is the identity on Ω, so c A*(r) is c r: callers pass one array as both w and r.
         c = w.dtype.type(operator.scale)
         squares = 0.0

@@ -74,7 +74,7 @@ def _coefficients(rule, support, operator, chains, factors, grads, cancel, threa
     coefficients = rule.coefficients
     coefficients[0] = chains.r / like.dtype.type(operator.scale)
     if chains.left == 0:
-        measure(operator, flat(grads, 0, like), coefficients[1])
+        measure(operator, flat(grads, 0, like), coefficients[1], chains.work, cancel, threads)
         return 1
     powers = rule.powers
     first, count, base = chains.left, chains.right, 2 * chains.left + 1
@@ -90,7 +90,7 @@ def _coefficients(rule, support, operator, chains, factors, grads, cancel, threa
             right = _power(factors, grads, chains.prefixes, powers, base, first, count, count, t - a, like)
             look(support, left, right, rule.term, cancel, threads)
             rule.sums[:] += rule.term
-        measure(operator, rule.sums, coefficients[t])
+        measure(operator, rule.sums, coefficients[t], chains.work, cancel, threads)
     return degree
 
 

@@ -100,16 +100,16 @@ def _misfit(values, scale, r):
 
 
 @overload(measure)
-def _measure(operator, w, out):
+def _measure(operator, w, out, work, cancel, threads):
     if is_a(operator, DenseRows):
 
-        def dense(operator, w, out):
+        def dense(operator, w, out, work, cancel, threads):
             np.dot(operator.a, w, out)
 
         return dense
     if is_a(operator, SparseRows):
 
-        def sparse(operator, w, out):
+        def sparse(operator, w, out, work, cancel, threads):
             _sparse_times_vector(operator.row_starts, operator.cols, operator.row_weights, w, out)
 
         return sparse
@@ -117,10 +117,10 @@ def _measure(operator, w, out):
 
 
 @overload(residual)
-def _residual(operator, w, r):
+def _residual(operator, w, r, work, cancel, threads):
     if is_a(operator, DenseRows):
 
-        def dense(operator, w, r):
+        def dense(operator, w, r, work, cancel, threads):
             np.dot(operator.a, w, r)
             loss = _misfit(operator.values, operator.scale, r)
             np.dot(operator.a.T, r, w)
@@ -129,7 +129,7 @@ def _residual(operator, w, r):
         return dense
     if is_a(operator, SparseRows):
 
-        def sparse(operator, w, r):
+        def sparse(operator, w, r, work, cancel, threads):
             _sparse_times_vector(operator.row_starts, operator.cols, operator.row_weights, w, r)
             loss = _misfit(operator.values, operator.scale, r)
             _sparse_times_vector(operator.col_starts, operator.rows, operator.col_weights, r, w)

@@ -25,7 +25,7 @@ class Chains(NamedTuple):
 
     ``left`` factors, then ``right`` transposed factors; (1, 0) with ``tied`` is UUᵀ, and (0, 0) is W
     itself, of which only the support moves.  ``prefixes`` and ``deltas`` are tables; ``w`` (S,) is W on
-    the support, then the gradient there; ``r`` (m,) is the scaled residual.
+    the support, then the gradient there; ``r`` (m,) is the scaled residual; ``work`` is the operator's.
     """
 
     left: int
@@ -35,6 +35,7 @@ class Chains(NamedTuple):
     deltas: np.ndarray
     w: np.ndarray
     r: np.ndarray
+    work: np.ndarray
 
 
 class FixedStep(NamedTuple):
@@ -57,32 +58,38 @@ class GroupRMS(NamedTuple):
 
 
 @kernel
-def _forward(support, operator, chains, factors, cancel, threads):
-    """The loss at the factors; ``chains.w`` is left holding the gradient on the support."""
-    compile_apart()
+def compose(support, chains, factors, cancel, threads):
+    """The product of the factors on the support, written to ``chains.w``."""
     w = chains.w
     if chains.left == 0:
         w[:] = flat(factors, 0, w)
+        return
+    left = chain_product(factors, chains.prefixes, 0, chains.left, w)
+    if chains.tied:
+        right = left
     else:
-        left = chain_product(factors, chains.prefixes, 0, chains.left, w)
-        if chains.tied:
-            right = left
-        else:
-            right = chain_product(factors, chains.prefixes, chains.left, chains.right, w)
-        look(support, left, right, w, cancel, threads)
-    return residual(operator, w, chains.r)
+        right = chain_product(factors, chains.prefixes, chains.left, chains.right, w)
+    look(support, left, right, w, cancel, threads)
+
+
+@kernel
+def _forward(support, operator, chains, factors, cancel, threads):
+    """The loss at the factors; ``chains.w`` is left holding the gradient on the support."""
+    compile_apart()
+    compose(support, chains, factors, cancel, threads)
+    return residual(operator, chains.w, chains.r, chains.work, cancel, threads)
 
 
 @kernel
 def _end_of_chain(chains, factors, first, count):
-    """The product of a chain that :func:`_forward` has multiplied out."""
+    """The product of a chain that :func:`compose` has multiplied out."""
     if count == 1:
         return matrix(factors, first, chains.w)
     return matrix(chains.prefixes, first + count - 1, chains.w)
 
 
 @kernel
-def _backward(support, chains, factors, grads, cancel, threads):
+def backward(support, chains, factors, grads, cancel, threads):
     """The gradient in the factors, from what :func:`_forward` left behind."""
     compile_apart()
     w = chains.w
@@ -102,7 +109,8 @@ def _backward(support, chains, factors, grads, cancel, threads):
 
 
 @kernel
-def _sum_of_squares(table, like):
+def sum_of_squares(table, like):
+    """The sum of the squares of all elements of the matrices of a table, in float64."""
     compile_apart()
     total = 0.0
     for j in range(table.shape[0]):
@@ -122,11 +130,11 @@ def _step_from_gradient(factors, grads, step, like):
             g[i] = theta[i] - step * g[i]
 
 
-def _move(rule, support, operator, chains, factors, grads, scalars, swapped, cancel, threads):
+def move(rule, support, operator, chains, factors, grads, scalars, swapped, cancel, threads):
     """Write the next point into the memory of ``grads``, by the optimizer that ``rule`` describes."""
 
 
-@overload(_move)
+@overload(move)
 def _move_fixed(rule, support, operator, chains, factors, grads, scalars, swapped, cancel, threads):
     if not is_a(rule, FixedStep):
         return None
@@ -149,7 +157,7 @@ def _move_fixed(rule, support, operator, chains, factors, grads, scalars, swappe
     return fixed
 
 
-@overload(_move)
+@overload(move)
 def _move_group(rule, support, operator, chains, factors, grads, scalars, swapped, cancel, threads):
     if not is_a(rule, GroupRMS):
         return None
@@ -166,7 +174,7 @@ def _move_group(rule, support, operator, chains, factors, grads, scalars, swappe
     return group
 
 
-@overload(_move)
+@overload(move)
 def _move_exact(rule, support, operator, chains, factors, grads, scalars, swapped, cancel, threads):
     if not is_a(rule, LineSearch):
         return None
@@ -180,7 +188,7 @@ def _move_exact(rule, support, operator, chains, factors, grads, scalars, swappe
 
 
 @kernel
-def _met(loss_below, gradient_below, scalars):
+def is_met(loss_below, gradient_below, scalars):
     """Whether any pair of thresholds is met by the loss and the gradient's norm together."""
     for c in range(loss_below.size):
         if scalars[LOSS] <= loss_below[c] and np.sqrt(scalars[GRADIENT_SQUARED]) <= gradient_below[c]:
@@ -228,7 +236,7 @@ def advance(
             if taken == steps:
                 return taken, ALL_STEPS, swapped
             time, mean_square = scalars[TIME], scalars[MEAN_SQUARE]
-            _move(rule, support, operator, chains, factors, grads, scalars, swapped, cancel, threads)
+            move(rule, support, operator, chains, factors, grads, scalars, swapped, cancel, threads)
             factors, grads, swapped = grads, factors, not swapped
         loss = _forward(support, operator, chains, factors, cancel, threads)
         is_cancelled = cancel[0] != 0
@@ -236,14 +244,14 @@ def advance(
             scalars[TIME], scalars[MEAN_SQUARE] = time, mean_square
             return taken, CANCELLED if is_cancelled else DIVERGED, not swapped
         scalars[LOSS] = loss
-        _backward(support, chains, factors, grads, cancel, threads)
+        backward(support, chains, factors, grads, cancel, threads)
         if is_evaluated:
             scalars[STEPS] += 1.0
             taken += 1
             if cancel[0] != 0:
                 return taken, CANCELLED, swapped
         if norms or not is_evaluated:
-            scalars[GRADIENT_SQUARED] = _sum_of_squares(grads, chains.w)
-        if is_evaluated and _met(loss_below, gradient_below, scalars):
+            scalars[GRADIENT_SQUARED] = sum_of_squares(grads, chains.w)
+        if is_evaluated and is_met(loss_below, gradient_below, scalars):
             return taken, HALTED, swapped
         is_evaluated = True

@@ -19,11 +19,11 @@ def pull_tied(support, z, factor, grad, cancel, threads):
     """Grad = (Z + Zᵀ) U, the pullback for W = UUᵀ."""
 
 
-def measure(operator, w, out):
-    """Out = A(w), for w on the support."""
+def measure(operator, w, out, work, cancel, threads):
+    """Out = A(w), for w on the support; ``work`` is the operator's scratch memory."""
 
 
-def residual(operator, w, r):
+def residual(operator, w, r, work, cancel, threads):
     """Replace w by c A*(r), store c r with r = A(w) − y, and return the loss (c/2) Σ r²."""
 
 
