@@ -12,9 +12,9 @@ from numba.core import config as numba_config
 from fastdmf._checks import Array
 from fastdmf.backends import Event, Halts
 from fastdmf.backends.blas import blas_threads
-from fastdmf.backends.cpu_binding import bind_problem, pattern_of
+from fastdmf.backends.cpu_binding import bind_problem, form_of, pattern_of, work_of
 from fastdmf.backends.layout import aligned_empty, layout_of
-from fastdmf.factorizations import Factorization
+from fastdmf.factorizations import Factorization, Symmetric
 from fastdmf.kernels.cpu import stepping
 from fastdmf.kernels.cpu.compilation import source_digest
 from fastdmf.kernels.cpu.completion import Entries, Pattern
@@ -84,7 +84,10 @@ class CpuObjective:
         self.problem, self.factorization = problem, factorization
         self.dtype, self.threads = dtype, threads
         self._width = min(min(shape) for shape in factorization.factor_shapes(problem.shape))
-        self.support, self.operator, where = bind_problem(problem, dtype, self._width)
+        tied = isinstance(factorization, Symmetric)
+        self.support, self.operator, where = bind_problem(problem, dtype, self._width, tied)
+        #: How the measurements are kept.
+        self.form = form_of(self.operator)
         self.entries = problem.shape[0] * problem.shape[1] if where is None else where[0].size
         self.layout = layout_of(factorization, problem.shape, where, dtype)
         #: What kernels take as ``threads``: None compiles no parallel loop.
@@ -162,7 +165,7 @@ class Scratch:
         r = w if measured_as_seen else aligned_empty((objective.problem.values.size,), dtype)
         self.chains = Chains(
             layout.left, layout.right, layout.tied, self.prefixes.table, self.deltas.table, w, r,
-            np.empty((0, 0, 0), dtype),
+            work_of(objective.operator, dtype, objective.threads),
         )  # fmt: skip
 
 

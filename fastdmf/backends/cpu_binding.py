@@ -1,27 +1,34 @@
 """From problems to what the Numba kernels take: a support and an operator on it."""
 
 from functools import singledispatch
+from typing import Any
 
 import numpy as np
 
 from fastdmf._checks import Array
-from fastdmf.backends.layout import blocks_of, compressed_rows
+from fastdmf.backends.layout import VECTOR_BYTES, aligned_empty, blocks_of, compressed_rows
 from fastdmf.kernels.cpu.completion import Entries, Pattern
+from fastdmf.kernels.cpu.dense_rows import ROWS
 from fastdmf.kernels.cpu.sensing import DenseRows, SparseRows, Whole
 from fastdmf.problems import Completion, Problem, Sensing
 
 #: support, operator, and the support's rows and columns (None: all of W)
 Binding = tuple[Pattern | Whole, Entries | DenseRows | SparseRows, tuple[Array, Array] | None]
 
+#: What each operator is called where a run is described.
+FORMS = {Entries: "observed entries", SparseRows: "sparse rows", DenseRows: "dense rows"}
+#: Blocks of dense measurements: enough for as many threads, and each far larger than its gradient.
+MOST_BLOCKS, LEAST_ROWS = 16, 96
+
 
 @singledispatch
-def bind_problem(problem: Problem, dtype: np.dtype, width: int) -> Binding:
-    """The support and the operator of a problem."""
+def bind_problem(problem: Problem, dtype: np.dtype, width: int, tied: bool) -> Binding:
+    """The support and the operator of a problem, for factors as wide as ``width``; ``tied``: for UUᵀ."""
     raise TypeError(f"the CPU backend cannot measure {problem!r}")
 
 
 @bind_problem.register
-def _(problem: Completion, dtype: np.dtype, width: int) -> Binding:
+def _(problem: Completion, dtype: np.dtype, width: int, tied: bool) -> Binding:
     order = problem.row_order
     rows, cols = problem.rows[order], problem.cols[order]
     values = _settled(problem.values[order], dtype)
@@ -29,12 +36,11 @@ def _(problem: Completion, dtype: np.dtype, width: int) -> Binding:
 
 
 @bind_problem.register
-def _(problem: Sensing, dtype: np.dtype, width: int) -> Binding:
+def _(problem: Sensing, dtype: np.dtype, width: int, tied: bool) -> Binding:
     values = _settled(problem.values, dtype)
     m = values.size
     if not problem.is_sparse:
-        a = _settled(problem.matrices.reshape(m, -1), dtype)
-        return Whole(*problem.shape), DenseRows(a, values, problem.loss_scale), None
+        return Whole(*problem.shape), _dense_rows(problem.matrices, values, problem.loss_scale, tied), None
     # Only the entries of W that some measurement touches are ever looked at.
     matrices = problem.matrices
     places, compressed = np.unique(matrices.indices, return_inverse=True)
@@ -53,6 +59,59 @@ def _(problem: Sensing, dtype: np.dtype, width: int) -> Binding:
         problem.loss_scale,
     )
     return pattern_of(rows, cols, problem.shape, width), operator, (rows, cols)
+
+
+def form_of(operator: Any) -> str:
+    """The name of the form in which an operator is kept."""
+    if isinstance(operator, DenseRows) and operator.order > 0:
+        return "packed symmetric rows"
+    return FORMS[type(operator)]
+
+
+def work_of(operator: Any, dtype: np.dtype, threads: int, members: int = 1) -> Array:
+    """The scratch memory of an operator for so many points at once."""
+    if not isinstance(operator, DenseRows):
+        return np.empty((0, 0, 0), dtype)
+    blocks = operator.blocks.size - 1
+    lanes = VECTOR_BYTES // dtype.itemsize
+    line = _whole_vectors(operator.a.shape[1], lanes) + ROWS * lanes
+    return aligned_empty((min(blocks, 2) if threads == 1 else blocks, members, line), dtype)
+
+
+def _whole_vectors(length: int, lanes: int) -> int:
+    return -(-length // lanes) * lanes
+
+
+def _dense_rows(matrices: Array, values: Array, scale: float, tied: bool) -> DenseRows:
+    """Full rows, or triangles where A only ever sees the symmetric part of W or is symmetric itself."""
+    m, n, p = matrices.shape
+    rows = max(LEAST_ROWS, -(-m // (MOST_BLOCKS * ROWS)) * ROWS)
+    blocks = np.append(np.arange(0, m, rows), m)
+    if tied or (n == p and _are_symmetric(matrices)):
+        return DenseRows(_triangles(matrices, values.dtype), n, blocks, values, scale)
+    return DenseRows(_settled(matrices.reshape(m, -1), values.dtype), 0, blocks, values, scale)
+
+
+def _are_symmetric(matrices: Array) -> bool:
+    """Whether all are, to the bit."""
+    few = max(1, 2**17 // matrices[0].size)  # a few at a time: they stay in the cache, and the first may tell
+    return all(
+        np.array_equal(part, part.transpose(0, 2, 1))
+        for part in (matrices[i : i + few] for i in range(0, len(matrices), few))
+    )
+
+
+def _triangles(matrices: Array, dtype: np.dtype) -> Array:
+    """The upper triangles, row by row, of the symmetric parts of (m, n, n) matrices: a row each."""
+    m, n, _ = matrices.shape
+    size = n * (n + 1) // 2
+    packed = aligned_empty((m, _whole_vectors(size, VECTOR_BYTES // dtype.itemsize)), dtype)
+    packed[:, size:] = 0.0
+    end = 0
+    for i in range(n):  # no temporary copy is larger than one row of all matrices
+        start, end = end, end + n - i
+        packed[:, start:end] = 0.5 * (matrices[:, i, i:] + matrices[:, i:, i])
+    return _settled(packed, dtype)
 
 
 def _settled(array: Array, dtype: np.dtype) -> Array:

@@ -3,10 +3,22 @@
 from typing import NamedTuple
 
 import numpy as np
+from numba import prange
 from numba.extending import overload
 
-from fastdmf.kernels.cpu.compilation import kernel
-from fastdmf.kernels.cpu.verbs import is_a, look, measure, pull, pull_tied, residual
+from fastdmf.kernels.cpu.compilation import compile_apart, kernel, parallel_kernel
+from fastdmf.kernels.cpu.dense_rows import measure_rows, residual_rows
+from fastdmf.kernels.cpu.tables import is_set
+from fastdmf.kernels.cpu.verbs import (
+    is_a,
+    is_serial,
+    look,
+    measure,
+    pull,
+    pull_tied,
+    residual,
+    residuals,
+)
 
 
 class Whole(NamedTuple):
@@ -17,9 +29,19 @@ class Whole(NamedTuple):
 
 
 class DenseRows(NamedTuple):
-    """The measurement w ↦ A w with A (m, n p) dense, compared with ``values``; loss = (c/2) Σ r²."""
+    """The measurement w ↦ A w with A (m, n p) dense, compared with ``values``; loss = (c/2) Σ r².
+
+    With ``order`` n > 0 the A_i are symmetric, n × n, and the rows of ``a`` hold their upper triangles row
+    by row.  ``blocks`` cuts the measurements into blocks.  The gradient is summed block by block and the
+    sums are added up in order, so that the number of threads changes no bit.
+
+    Scratch memory ``work`` is (blocks, B, ·) for B points at once, but at most 2 blocks where no threads
+    are compiled; its lines have room for a row of A in whole vectors and for ``dense_rows.ROWS`` vectors.
+    """
 
     a: np.ndarray
+    order: int
+    blocks: np.ndarray
     values: np.ndarray
     scale: float
 
@@ -99,12 +121,116 @@ def _misfit(values, scale, r):
     return 0.5 * scale * total
 
 
+@kernel
+def loss_of(operator, r):
+    """The loss (c/2) Σ r², given c r."""
+    compile_apart()
+    c = np.float64(r.dtype.type(operator.scale))
+    total = 0.0
+    for x in r:
+        misfit = np.float64(x) / c
+        total += misfit * misfit
+    return 0.5 * operator.scale * total
+
+
+@kernel
+def _row_length(operator):
+    """Elements of a row of A."""
+    if operator.order > 0:
+        return operator.order * (operator.order + 1) // 2
+    return operator.a.shape[1]
+
+
+@kernel
+def _pack(w, n, packed):
+    """⟨A, W⟩ = Σ_i a_ii w_ii + Σ_{i<j} a_ij (w_ij + w_ji) for symmetric A: what meets its packed triangle.
+
+    ``packed`` may be the memory of ``w``: nothing is needed any more when it is overwritten.
+    """
+    k = 0
+    for i in range(n):
+        packed[k] = w[i * n + i]
+        k += 1
+        for j in range(i + 1, n):
+            packed[k] = w[i * n + j] + w[j * n + i]
+            k += 1
+
+
+@kernel
+def _pack_all(operator, w):
+    """Pack the lines of w in place, if the rows of A are packed."""
+    if operator.order > 0:
+        for b in range(w.shape[0]):
+            _pack(w[b], operator.order, w[b])
+
+
+@kernel
+def _unpack(packed, n, w):
+    """Write out the symmetric matrix of a packed triangle."""
+    k = 0
+    for i in range(n):
+        for j in range(i, n):
+            w[i * n + j] = packed[k]
+            w[j * n + i] = packed[k]
+            k += 1
+
+
+@kernel
+def _accumulate(width, part, total):
+    for b in range(total.shape[0]):
+        for k in range(width):
+            total[b, k] += part[b, k]
+
+
+# Over all blocks: serially, and on threads.  A block is the unit of cancellation too.
+
+
+@kernel
+def _measure_serial(o, width, x, work, out, cancel):
+    for k in range(o.blocks.size - 1):
+        if not is_set(cancel):
+            measure_rows(o.a, width, o.blocks[k], o.blocks[k + 1], x, work[0], out)
+
+
+@parallel_kernel
+def _measure_threaded(o, width, x, work, out, cancel):
+    for k in prange(o.blocks.size - 1):
+        if not is_set(cancel):
+            measure_rows(o.a, width, o.blocks[k], o.blocks[k + 1], x, work[k], out)
+
+
+@kernel
+def _residuals_serial(o, width, w, r, work, cancel, together):
+    for k in range(o.blocks.size - 1):
+        if not is_set(cancel):
+            part = work[min(k, 1)]
+            residual_rows(o.a, width, o.blocks[k], o.blocks[k + 1], w, o.values, o.scale, part, r, together)
+            if k > 0:
+                _accumulate(width, part, work[0])
+
+
+@parallel_kernel
+def _residuals_threaded(o, width, w, r, work, cancel, together):
+    for k in prange(o.blocks.size - 1):
+        if not is_set(cancel):
+            residual_rows(
+                o.a, width, o.blocks[k], o.blocks[k + 1], w, o.values, o.scale, work[k], r, together
+            )
+    for k in range(1, o.blocks.size - 1):
+        _accumulate(width, work[k], work[0])
+
+
 @overload(measure)
 def _measure(operator, w, out, work, cancel, threads):
     if is_a(operator, DenseRows):
+        over_blocks = _measure_serial if is_serial(threads) else _measure_threaded
 
         def dense(operator, w, out, work, cancel, threads):
-            np.dot(operator.a, w, out)
+            x = w.reshape(1, w.size)
+            if operator.order > 0:
+                x = work[0]
+                _pack(w, operator.order, x[0])
+            over_blocks(operator, _row_length(operator), x, work, out.reshape(1, out.size), cancel)
 
         return dense
     if is_a(operator, SparseRows):
@@ -116,15 +242,44 @@ def _measure(operator, w, out, work, cancel, threads):
     return None
 
 
+@kernel
+def _unpack_all(operator, width, work, w):
+    """Write the gradients in W, of which ``work[0]`` holds the sums, to the lines of w."""
+    for b in range(w.shape[0]):
+        if operator.order > 0:
+            _unpack(work[0, b], operator.order, w[b])
+        else:
+            for k in range(width):
+                w[b, k] = work[0, b, k]
+
+
+@overload(residuals)
+def _residuals(operator, w, r, work, cancel, threads):
+    if not is_a(operator, DenseRows):
+        return None
+    over_blocks = _residuals_serial if is_serial(threads) else _residuals_threaded
+
+    def dense(operator, w, r, work, cancel, threads):
+        width = _row_length(operator)
+        _pack_all(operator, w)
+        over_blocks(operator, width, w, r, work, cancel, True)
+        _unpack_all(operator, width, work, w)
+
+    return dense
+
+
 @overload(residual)
 def _residual(operator, w, r, work, cancel, threads):
     if is_a(operator, DenseRows):
+        over_blocks = _residuals_serial if is_serial(threads) else _residuals_threaded
 
         def dense(operator, w, r, work, cancel, threads):
-            np.dot(operator.a, w, r)
-            loss = _misfit(operator.values, operator.scale, r)
-            np.dot(operator.a.T, r, w)
-            return loss
+            width = _row_length(operator)
+            one_w, one_r = w.reshape(1, w.size), r.reshape(1, r.size)
+            _pack_all(operator, one_w)
+            over_blocks(operator, width, one_w, one_r, work, cancel, None)
+            _unpack_all(operator, width, work, one_w)
+            return loss_of(operator, r)
 
         return dense
     if is_a(operator, SparseRows):

@@ -7,8 +7,9 @@ table keeps the arrays alive.
 """
 
 import numpy as np
+from llvmlite import ir
 from numba import carray, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from fastdmf.kernels.cpu.compilation import kernel
 
@@ -45,3 +46,31 @@ def reshaped(table, j, rows, columns, like):
 def flat(table, j, like):
     """Line j of a table as a vector of all its elements."""
     return carray(_pointer(table[j, 0], like), (table[j, 1] * table[j, 2],))
+
+
+@intrinsic
+def _byte(typingctx, address):
+    """The byte at an address."""
+
+    def codegen(context, builder, signature, args):
+        return builder.load(builder.inttoptr(args[0], ir.IntType(8).as_pointer()))
+
+    return types.uint8(types.int64), codegen
+
+
+def is_set(flags):
+    """Whether a flag of one byte is set, or any of several in a table."""
+
+
+@overload(is_set)
+def _is_set(flags):
+    if flags.ndim == 1:
+        return lambda flags: flags[0] != 0
+
+    def any_of_table(flags):
+        number = 0
+        for j in range(flags.shape[0]):
+            number += _byte(flags[j, 0])
+        return number != 0
+
+    return any_of_table

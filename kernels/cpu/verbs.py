@@ -27,6 +27,10 @@ def residual(operator, w, r, work, cancel, threads):
     """Replace w by c A*(r), store c r with r = A(w) − y, and return the loss (c/2) Σ r²."""
 
 
+def residuals(operator, w, r, work, cancel, threads):
+    """:func:`residual`, but for the loss, of all lines of w and r; w may have more than S columns."""
+
+
 def is_a(numba_type, kind) -> bool:
     """Whether a Numba type is that of the NamedTuple class ``kind``."""
     return isinstance(numba_type, types.BaseNamedTuple) and numba_type.instance_class is kind
