@@ -3,14 +3,14 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numba.core import config as numba_config
 
 from fastdmf._checks import Array
-from fastdmf.backends import Event, Halts
+from fastdmf.backends import Event, Halts, Lockstep, Trajectory
 from fastdmf.backends.blas import blas_threads
 from fastdmf.backends.cpu_binding import bind_problem, form_of, pattern_of, work_of
 from fastdmf.backends.layout import aligned_empty, layout_of
@@ -19,6 +19,7 @@ from fastdmf.kernels.cpu import stepping
 from fastdmf.kernels.cpu.compilation import source_digest
 from fastdmf.kernels.cpu.completion import Entries, Pattern
 from fastdmf.kernels.cpu.line_search import LineSearch
+from fastdmf.kernels.cpu.sensing import DenseRows
 from fastdmf.kernels.cpu.stepping import Chains, FixedStep, GroupRMS
 from fastdmf.kernels.cpu.tables import table_of
 from fastdmf.optimizers import ExactLineSearch, GradientDescent, GroupRMSprop, Optimizer
@@ -189,6 +190,30 @@ class CpuEngine:
         """A trajectory at a point reached before, evaluated there again."""
         return CpuTrajectory(self.objective, self.optimizer, factors, memory, evaluations)
 
+    def together(self, trajectories: Sequence[Trajectory]) -> Lockstep | None:
+        """The trajectories in lockstep, if they are several and share passes over dense measurements.
+
+        None for exact line searches too: most of their passes measure a direction of one trajectory.
+        """
+        members = [t for t in trajectories if isinstance(t, CpuTrajectory)]
+        is_dense = isinstance(self.objective.operator, DenseRows)
+        if len(members) < 2 or not is_dense or isinstance(self.optimizer, ExactLineSearch):
+            return None
+        from fastdmf.backends.cpu_lockstep import CpuLockstep
+
+        return CpuLockstep(members)
+
+
+class Held(NamedTuple):
+    """What a trajectory holds for the kernels."""
+
+    rule: Any
+    chains: Chains
+    point: Matrices
+    gradient: Matrices
+    velocity: Matrices
+    scalars: Array
+
 
 class CpuTrajectory:
     """A moving point in the memory of the kernels.
@@ -250,8 +275,15 @@ class CpuTrajectory:
         self._gradient_is_stale = False
         self.diverged = not np.isfinite(self.loss)
 
-    def advance(self, steps: int, halts: Halts = ()) -> Event:
-        """Take up to ``steps`` steps."""
+    @property
+    def held(self) -> Held:
+        """What the kernels work on, until the next steps have been taken."""
+        return Held(
+            self._rule, self._scratch.chains, self._point, self._gradient, self._velocity, self._scalars
+        )
+
+    def prepare(self) -> None:
+        """Make sure that a step can be taken: loss and gradient are up to date and finite."""
         if self.diverged:
             raise ValueError(
                 f"the state at step {self.step} is the last finite one and cannot be advanced: use a "
@@ -259,23 +291,36 @@ class CpuTrajectory:
             )
         if self._gradient_is_stale:
             self._evaluate()
-        o = self.objective
+
+    def thresholds(self, halts: Halts) -> tuple[bool, Array, Array]:
+        """Whether norms are needed at every step, and the thresholds for losses and norms."""
         loss_below = np.array([loss for loss, _ in halts], dtype=np.float64)
         gradient_below = np.array([norm for _, norm in halts], dtype=np.float64)
         wants_norms = isinstance(self._rule, GroupRMS) or bool(np.isfinite(gradient_below).any())
+        return wants_norms, loss_below, gradient_below
+
+    def advance(self, steps: int, halts: Halts = ()) -> Event:
+        """Take up to ``steps`` steps."""
+        self.prepare()
+        o = self.objective
+        wants_norms, loss_below, gradient_below = self.thresholds(halts)
         with o.holding_threads(), o.launching():
             taken, event, swapped = stepping.advance(
                 self._rule, o.support, o.operator, self._scratch.chains,
                 self._point.table, self._gradient.table, self._scalars,
                 True, steps, wants_norms, loss_below, gradient_below, self.cancel, o.thread_argument,
             )  # fmt: skip
+        return self.arrive(taken, Event(event), swapped)
+
+    def arrive(self, taken: int, event: Event, swapped: bool) -> Event:
+        """Take note of what kernels did: the steps taken, why they stopped, which set holds the point."""
         if swapped:
             self._point, self._gradient = self._gradient, self._point
             self._velocity.rotate(len(self._velocity.arrays) // 2)
         self.evaluations += taken + (event == Event.DIVERGED)
         self._gradient_is_stale = event in (Event.DIVERGED, Event.CANCELLED)
         self.diverged = event == Event.DIVERGED
-        return Event(event)
+        return event
 
     def factors(self) -> list[Array]:
         """[W_1, …, W_N] or [U]: views that the next advance overwrites."""

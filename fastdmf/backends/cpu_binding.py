@@ -68,14 +68,14 @@ def form_of(operator: Any) -> str:
     return FORMS[type(operator)]
 
 
-def work_of(operator: Any, dtype: np.dtype, threads: int, members: int = 1) -> Array:
-    """The scratch memory of an operator for so many points at once."""
+def work_of(operator: Any, dtype: np.dtype, threads: int) -> Array:
+    """The scratch memory of an operator."""
     if not isinstance(operator, DenseRows):
-        return np.empty((0, 0, 0), dtype)
+        return np.empty(0, dtype)
     blocks = operator.blocks.size - 1
     lanes = VECTOR_BYTES // dtype.itemsize
-    line = _whole_vectors(operator.a.shape[1], lanes) + ROWS * lanes
-    return aligned_empty((min(blocks, 2) if threads == 1 else blocks, members, line), dtype)
+    slot = _whole_vectors(operator.a.shape[1], lanes) + ROWS * lanes
+    return aligned_empty(((min(blocks, 2) if threads == 1 else blocks) * slot,), dtype)
 
 
 def _whole_vectors(length: int, lanes: int) -> int:

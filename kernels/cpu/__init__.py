@@ -4,12 +4,14 @@
 ``compilation``     how kernels are compiled and cached
 ``tables``          matrices scattered in memory, addressed by one small table
 ``simd``            rows of a matrix as vectors in registers
+``dense_rows``      long dense rows, for one vector or several: products and weighted sums in one pass
 ``verbs``           what supports and operators implement
 ``completion``      W on a sparse support: sampled products, their adjoints, observed entries
 ``sensing``         W everywhere, and linear measurements of it, dense or sparse
 ``product``         chains of factors: prefix products and the pullback
 ``line_search``     the loss along the gradient as a polynomial, and its minimizer
 ``stepping``        loss, gradient, and the compiled multi-step loop
+``lockstep``        the same loop for several trajectories that share the passes over the measurements
 ==================  ================================================================================
 
 Notation.  W (n × p) is split where the observations meet it: W = L Rᵀ, with L (n × k) the product of

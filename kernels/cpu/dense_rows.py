@@ -8,6 +8,9 @@ Products go by tiles: :data:`ROWS` rows of A and :data:`MEMBERS` lines x, :data:
 their running sums in registers (24 of 32, with 5 more for the operands), and a tile of all lines stays in
 the nearest cache.  The order of the sums of one line does not depend on the others: it has the same bits in
 any company, and alone.
+
+Points, residuals and scratch memory are *lines*: one array for one point, and for several an int64 array of
+the addresses of their arrays.  Code for several is compiled only where there are such addresses.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,10 +18,11 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from fastdmf.kernels.cpu.compilation import compile_apart, kernel
 from fastdmf.kernels.cpu.simd import VECTOR_BYTES, _loop, _Rows
+from fastdmf.kernels.cpu.tables import vector_at
 
 ROWS, MEMBERS = 6, 4
 TILE = 32
@@ -32,8 +36,19 @@ def _number(value: int) -> Any:
     return ir.Constant(_I64, value)
 
 
-def _addresses(builder: ir.IRBuilder, base: Any, stride: Any, count: int) -> list[Any]:
-    return [builder.add(base, builder.mul(stride, _number(i))) for i in range(count)]
+def _is_one(lines: Any) -> bool:
+    """Whether the type of lines is that of a single one."""
+    return isinstance(lines.dtype, types.Float)
+
+
+def _addresses(
+    context: Any, builder: ir.IRBuilder, kind: Any, lines: Any, first: Any, count: int
+) -> list[Any]:
+    """The addresses of lines ``first`` …"""
+    data = context.make_array(kind)(context, builder, lines).data
+    if _is_one(kind):
+        return [builder.ptrtoint(data, _I64)]
+    return [builder.load(builder.gep(data, [builder.add(first, _number(b))])) for b in range(count)]
 
 
 class _Tile(_Rows):
@@ -75,10 +90,9 @@ class _Tile(_Rows):
         self._call("llvm.prefetch.p0", ir.VoidType(), [self.b.inttoptr(address, pointer), *hints])
 
 
-def _for_each_size(builder: ir.IRBuilder, rows: Any, members: Any, is_alone: bool, emit: Callable) -> None:
-    """Emit code for 1 and :data:`ROWS` rows, each with 1 … :data:`MEMBERS` lines, and branch to the right."""
+def _for_each_size(builder: ir.IRBuilder, rows: Any, members: Any, most: int, emit: Callable) -> None:
+    """Emit code for 1 and :data:`ROWS` rows, each with 1 … ``most`` lines, and branch to the right one."""
     after = builder.function.append_basic_block("after")
-    most = 1 if is_alone else MEMBERS
     switch = builder.switch(builder.add(builder.mul(rows, _number(most + 1)), members), after)
     for r in (1, ROWS):
         for b in range(1, most + 1):
@@ -92,20 +106,26 @@ def _for_each_size(builder: ir.IRBuilder, rows: Any, members: Any, is_alone: boo
 
 @intrinsic
 def _dot_tile(
-    typingctx, like, together, rows, members, width, is_first, a, a_stride, x, x_stride, sums, sums_stride
+    typingctx, like, rows, a, stride, members, first, x, x_offset, sums, sums_offset, width, is_first
 ):
-    """sums[b, i] (+)= A_i ∘ x_b over a tile, lane by lane; all but numbers are addresses."""
-    dtype, is_alone = like.dtype, isinstance(together, types.NoneType)
+    """sums[b, i] (+)= A_i ∘ x_b over a tile, lane by lane; ``a`` is an address, offsets are in bytes."""
+    dtype, most = like.dtype, 1 if _is_one(x) else MEMBERS
+    signature = types.void(
+        like, *[types.int64] * 5, x, types.int64, sums, types.int64, types.int64, types.boolean
+    )
 
     def codegen(context, builder, signature, args):
-        _, _, rows, members, width, is_first, a, a_stride, x, x_stride, sums, sums_stride = args
+        _, rows, a, stride, members, first, x, x_offset, sums, sums_offset, width, is_first = args
         tile = _Tile(builder, dtype, width)
 
         def emit(rows, members):
-            a_at, x_at = _addresses(builder, a, a_stride, rows), _addresses(builder, x, x_stride, members)
+            a_at = [builder.add(a, builder.mul(stride, _number(i))) for i in range(rows)]
+            x_at = _addresses(context, builder, signature.args[6], x, first, members)
+            s_at = _addresses(context, builder, signature.args[8], sums, first, members)
+            x_at = [builder.add(at, x_offset) for at in x_at]
             s_at = [
-                builder.add(start, _number(VECTOR_BYTES * i))
-                for start in _addresses(builder, sums, sums_stride, members)
+                builder.add(at, builder.add(sums_offset, _number(VECTOR_BYTES * i)))
+                for at in s_at
                 for i in range(rows)
             ]
 
@@ -121,26 +141,30 @@ def _dot_tile(
             for total, at in zip(tile.walk(start, body), s_at, strict=True):
                 tile.set(total, at)
 
-        _for_each_size(builder, rows, members, is_alone, emit)
+        _for_each_size(builder, rows, members, most, emit)
         return context.get_dummy_value()
 
-    return types.void(like, together, *[types.int64] * 3, types.boolean, *[types.int64] * 6), codegen
+    return signature, codegen
 
 
 @intrinsic
-def _add_tile(typingctx, like, together, rows, members, width, a, a_stride, r, r_stride, g, g_stride, ahead):
-    """g_b += Σ_i r[b, i] A_i over a tile, and prefetch it so many bytes ahead in A."""
-    dtype, is_alone = like.dtype, isinstance(together, types.NoneType)
+def _add_tile(typingctx, like, rows, a, stride, members, first, r, r_offset, g, g_offset, width, ahead):
+    """g_b += Σ_i r[b, i] A_i over a tile, and prefetch A so many bytes ahead of it."""
+    dtype, most = like.dtype, 1 if _is_one(r) else MEMBERS
+    signature = types.void(like, *[types.int64] * 5, r, types.int64, g, *[types.int64] * 3)
 
     def codegen(context, builder, signature, args):
-        _, _, rows, members, width, a, a_stride, r, r_stride, g, g_stride, ahead = args
+        _, rows, a, stride, members, first, r, r_offset, g, g_offset, width, ahead = args
         tile = _Tile(builder, dtype, width)
 
         def emit(rows, members):
-            a_at, g_at = _addresses(builder, a, a_stride, rows), _addresses(builder, g, g_stride, members)
+            a_at = [builder.add(a, builder.mul(stride, _number(i))) for i in range(rows)]
+            r_at = _addresses(context, builder, signature.args[6], r, first, members)
+            g_at = _addresses(context, builder, signature.args[8], g, first, members)
+            g_at = [builder.add(at, g_offset) for at in g_at]
             weights = [
-                [tile.splat(tile.scalar_at(at, _number(i))) for i in range(rows)]
-                for at in _addresses(builder, r, r_stride, members)
+                [tile.splat(tile.scalar_at(builder.add(at, r_offset), _number(i))) for i in range(rows)]
+                for at in r_at
             ]
 
             def body(offset, get, put, _carried):
@@ -156,10 +180,10 @@ def _add_tile(typingctx, like, together, rows, members, width, a, a_stride, r, r
 
             tile.walk([], body)
 
-        _for_each_size(builder, rows, members, is_alone, emit)
+        _for_each_size(builder, rows, members, most, emit)
         return context.get_dummy_value()
 
-    return types.void(like, together, *[types.int64] * 10), codegen
+    return signature, codegen
 
 
 @intrinsic
@@ -175,36 +199,59 @@ def _sum_of_lanes(typingctx, like, address):
     return dtype(like, types.int64), codegen
 
 
+def count_of(lines):
+    """How many lines there are."""
+
+
+@overload(count_of)
+def _count_of(lines):
+    return (lambda lines: 1) if _is_one(lines) else (lambda lines: lines.size)
+
+
+def address_of(lines, b):
+    """Where line b lies."""
+
+
+@overload(address_of)
+def _address_of(lines, b):
+    return (lambda lines, b: lines.ctypes.data) if _is_one(lines) else (lambda lines, b: lines[b])
+
+
 @kernel
-def _dot_rows(a, width, first, rows, x, sums, sums_stride, out, together):
-    """out[b, i] = ⟨A_i, x_b⟩ for some rows from ``first`` on; ``sums`` is the address of scratch memory."""
-    size, tile = x.itemsize, TILE * VECTOR_BYTES // x.itemsize
-    lines = a.ctypes.data + first * a.strides[0]
+def padded(width, like):
+    """Bytes of a line of so many elements in whole vectors."""
+    lanes = VECTOR_BYTES // like.itemsize
+    return -(-width // lanes) * VECTOR_BYTES
+
+
+@kernel
+def _dot_rows(a, width, first, rows, x, work, slot, out):
+    """out[b, i] = ⟨A_i, x_b⟩ for ``rows`` rows from ``first`` on."""
+    size, tile, count = a.itemsize, TILE * VECTOR_BYTES // a.itemsize, count_of(x)
+    lines, stride = a.ctypes.data + first * a.strides[0], a.strides[0]
+    sums = slot + padded(width, a)
     for q in range(0, width, tile):
-        for b in range(0, x.shape[0], MEMBERS):
+        for b in range(0, count, MEMBERS):
             _dot_tile(
-                x, together, rows, min(MEMBERS, x.shape[0] - b), min(tile, width - q), q == 0,
-                lines + q * size, a.strides[0], x.ctypes.data + b * x.strides[0] + q * size, x.strides[0],
-                sums + b * sums_stride, sums_stride,
+                a, rows, lines + q * size, stride, min(MEMBERS, count - b), b, x, q * size, work, sums,
+                min(tile, width - q), q == 0,
             )  # fmt: skip
-    for b in range(x.shape[0]):
+    for b in range(count):
+        products = vector_at(address_of(out, b) + first * size, rows, a)
         for i in range(rows):
-            out[b, first + i] = _sum_of_lanes(x, sums + b * sums_stride + i * VECTOR_BYTES)
+            products[i] = _sum_of_lanes(a, address_of(work, b) + sums + i * VECTOR_BYTES)
 
 
 @kernel
-def _add_rows(a, width, first, rows, r, g, together):
-    """g_b += Σ_i r[b, i] A_i over some rows from ``first`` on."""
-    size, tile = r.itemsize, TILE * VECTOR_BYTES // r.itemsize
-    lines = a.ctypes.data + first * a.strides[0]
+def _add_rows(a, width, first, rows, r, work, slot):
+    """g_b += Σ_i r[b, i] A_i over ``rows`` rows from ``first`` on."""
+    size, tile, count = a.itemsize, TILE * VECTOR_BYTES // a.itemsize, count_of(r)
+    lines, stride = a.ctypes.data + first * a.strides[0], a.strides[0]
     for q in range(0, width, tile):
-        for b in range(0, r.shape[0], MEMBERS):
+        for b in range(0, count, MEMBERS):
             _add_tile(
-                r, together, rows, min(MEMBERS, r.shape[0] - b), min(tile, width - q),
-                lines + q * size, a.strides[0],
-                r.ctypes.data + b * r.strides[0] + first * size, r.strides[0],
-                g.ctypes.data + b * g.strides[0] + q * size, g.strides[0],
-                rows * a.strides[0] if b == 0 else 0,
+                a, rows, lines + q * size, stride, min(MEMBERS, count - b), b, r, first * size,
+                work, slot + q * size, min(tile, width - q), rows * stride if b == 0 else 0,
             )  # fmt: skip
 
 
@@ -215,39 +262,36 @@ def _rows_at_once(last, i):
 
 
 @kernel
-def _scratch(work, width):
-    """Address of the running sums behind the gradient in each line of ``work``, and a line's bytes."""
-    lanes = VECTOR_BYTES // work.itemsize
-    return work.ctypes.data + -(-width // lanes) * VECTOR_BYTES, work.strides[0]
-
-
-@kernel
-def measure_rows(a, width, first, last, x, work, out):
+def measure_rows(a, width, first, last, x, work, slot, out):
     """out[b, i] = ⟨A_i, x_b⟩ for first ≤ i < last."""
     compile_apart()
-    sums, stride = _scratch(work, width)
     i = first
     while i < last:
         rows = _rows_at_once(last, i)
-        _dot_rows(a, width, i, rows, x, sums, stride, out, None)
+        _dot_rows(a, width, i, rows, x, work, slot, out)
         i += rows
 
 
 @kernel
-def residual_rows(a, width, first, last, x, values, scale, work, r, together):
-    """r[b, i] = c (⟨A_i, x_b⟩ − y_i) for first ≤ i < last, and ``work[b, :width]`` = Σ_i r[b, i] A_i."""
+def residual_rows(a, width, first, last, x, values, scale, work, slot, r):
+    """r[b, i] = c (⟨A_i, x_b⟩ − y_i) for first ≤ i < last, and g_b = Σ_i r[b, i] A_i.
+
+    g_b is written to the scratch memory ``work``, from byte ``slot`` of its lines on; behind it are kept
+    running sums.
+    """
     compile_apart()
-    sums, stride = _scratch(work, width)
-    scale = x.dtype.type(scale)
-    for b in range(x.shape[0]):
+    scale = a.dtype.type(scale)
+    for b in range(count_of(x)):
+        g = vector_at(address_of(work, b) + slot, width, a)
         for k in range(width):
-            work[b, k] = 0
+            g[k] = 0
     i = first
     while i < last:
         rows = _rows_at_once(last, i)
-        _dot_rows(a, width, i, rows, x, sums, stride, r, together)
-        for b in range(x.shape[0]):
+        _dot_rows(a, width, i, rows, x, work, slot, r)
+        for b in range(count_of(x)):
+            misfits = vector_at(address_of(r, b), last, a)
             for k in range(i, i + rows):
-                r[b, k] = scale * (r[b, k] - values[k])
-        _add_rows(a, width, i, rows, r, work, together)
+                misfits[k] = scale * (misfits[k] - values[k])
+        _add_rows(a, width, i, rows, r, work, slot)
         i += rows

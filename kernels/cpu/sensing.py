@@ -7,8 +7,16 @@ from numba import prange
 from numba.extending import overload
 
 from fastdmf.kernels.cpu.compilation import compile_apart, kernel, parallel_kernel
-from fastdmf.kernels.cpu.dense_rows import measure_rows, residual_rows
-from fastdmf.kernels.cpu.tables import is_set
+from fastdmf.kernels.cpu.dense_rows import (
+    ROWS,
+    address_of,
+    count_of,
+    measure_rows,
+    padded,
+    residual_rows,
+)
+from fastdmf.kernels.cpu.simd import VECTOR_BYTES
+from fastdmf.kernels.cpu.tables import is_set, vector_at
 from fastdmf.kernels.cpu.verbs import (
     is_a,
     is_serial,
@@ -35,8 +43,8 @@ class DenseRows(NamedTuple):
     by row.  ``blocks`` cuts the measurements into blocks.  The gradient is summed block by block and the
     sums are added up in order, so that the number of threads changes no bit.
 
-    Scratch memory ``work`` is (blocks, B, ·) for B points at once, but at most 2 blocks where no threads
-    are compiled; its lines have room for a row of A in whole vectors and for ``dense_rows.ROWS`` vectors.
+    Scratch memory ``work`` has a slot for each block, but at most 2 where no threads are compiled: room
+    for a row of A in whole vectors and for ``dense_rows.ROWS`` vectors.
     """
 
     a: np.ndarray
@@ -157,14 +165,6 @@ def _pack(w, n, packed):
 
 
 @kernel
-def _pack_all(operator, w):
-    """Pack the lines of w in place, if the rows of A are packed."""
-    if operator.order > 0:
-        for b in range(w.shape[0]):
-            _pack(w[b], operator.order, w[b])
-
-
-@kernel
 def _unpack(packed, n, w):
     """Write out the symmetric matrix of a packed triangle."""
     k = 0
@@ -176,10 +176,41 @@ def _unpack(packed, n, w):
 
 
 @kernel
-def _accumulate(width, part, total):
-    for b in range(total.shape[0]):
+def _slot(operator, width, k):
+    """Where the scratch memory of block k begins."""
+    return k * (padded(width, operator.a) + ROWS * VECTOR_BYTES)
+
+
+@kernel
+def _pack_lines(o, w):
+    """Turn lines w into what meets the rows of A."""
+    if o.order > 0:
+        for b in range(count_of(w)):
+            line = vector_at(address_of(w, b), o.order * o.order, o.a)
+            _pack(line, o.order, line)
+
+
+@kernel
+def _add_slot(o, width, work, slot):
+    """Add the sums of a later block to those of the first."""
+    for b in range(count_of(work)):
+        total = vector_at(address_of(work, b), width, o.a)
+        part = vector_at(address_of(work, b) + slot, width, o.a)
         for k in range(width):
-            total[b, k] += part[b, k]
+            total[k] += part[k]
+
+
+@kernel
+def _unpack_lines(o, width, work, w):
+    """Write the gradients in W, summed in ``work``, to lines w."""
+    for b in range(count_of(w)):
+        total = vector_at(address_of(work, b), width, o.a)
+        if o.order > 0:
+            _unpack(total, o.order, vector_at(address_of(w, b), o.order * o.order, o.a))
+        else:
+            gradient = vector_at(address_of(w, b), width, o.a)
+            for k in range(width):
+                gradient[k] = total[k]
 
 
 # Over all blocks: serially, and on threads.  A block is the unit of cancellation too.
@@ -189,35 +220,43 @@ def _accumulate(width, part, total):
 def _measure_serial(o, width, x, work, out, cancel):
     for k in range(o.blocks.size - 1):
         if not is_set(cancel):
-            measure_rows(o.a, width, o.blocks[k], o.blocks[k + 1], x, work[0], out)
+            measure_rows(o.a, width, o.blocks[k], o.blocks[k + 1], x, work, 0, out)
 
 
 @parallel_kernel
 def _measure_threaded(o, width, x, work, out, cancel):
     for k in prange(o.blocks.size - 1):
         if not is_set(cancel):
-            measure_rows(o.a, width, o.blocks[k], o.blocks[k + 1], x, work[k], out)
+            measure_rows(o.a, width, o.blocks[k], o.blocks[k + 1], x, work, _slot(o, width, k), out)
 
 
 @kernel
-def _residuals_serial(o, width, w, r, work, cancel, together):
+def _residual_of_block(o, width, k, w, r, work, slot, cancel):
+    if not is_set(cancel):
+        residual_rows(o.a, width, o.blocks[k], o.blocks[k + 1], w, o.values, o.scale, work, slot, r)
+
+
+@kernel
+def _residuals_serial(o, w, r, work, cancel):
+    width = _row_length(o)
+    _pack_lines(o, w)
     for k in range(o.blocks.size - 1):
-        if not is_set(cancel):
-            part = work[min(k, 1)]
-            residual_rows(o.a, width, o.blocks[k], o.blocks[k + 1], w, o.values, o.scale, part, r, together)
-            if k > 0:
-                _accumulate(width, part, work[0])
+        slot = _slot(o, width, min(k, 1))
+        _residual_of_block(o, width, k, w, r, work, slot, cancel)
+        if k > 0:
+            _add_slot(o, width, work, slot)
+    _unpack_lines(o, width, work, w)
 
 
 @parallel_kernel
-def _residuals_threaded(o, width, w, r, work, cancel, together):
+def _residuals_threaded(o, w, r, work, cancel):
+    width = _row_length(o)
+    _pack_lines(o, w)
     for k in prange(o.blocks.size - 1):
-        if not is_set(cancel):
-            residual_rows(
-                o.a, width, o.blocks[k], o.blocks[k + 1], w, o.values, o.scale, work[k], r, together
-            )
+        _residual_of_block(o, width, k, w, r, work, _slot(o, width, k), cancel)
     for k in range(1, o.blocks.size - 1):
-        _accumulate(width, work[k], work[0])
+        _add_slot(o, width, work, _slot(o, width, k))
+    _unpack_lines(o, width, work, w)
 
 
 @overload(measure)
@@ -226,11 +265,11 @@ def _measure(operator, w, out, work, cancel, threads):
         over_blocks = _measure_serial if is_serial(threads) else _measure_threaded
 
         def dense(operator, w, out, work, cancel, threads):
-            x = w.reshape(1, w.size)
+            x = w
             if operator.order > 0:
-                x = work[0]
-                _pack(w, operator.order, x[0])
-            over_blocks(operator, _row_length(operator), x, work, out.reshape(1, out.size), cancel)
+                x = work
+                _pack(w, operator.order, x)
+            over_blocks(operator, _row_length(operator), x, work, out, cancel)
 
         return dense
     if is_a(operator, SparseRows):
@@ -242,17 +281,6 @@ def _measure(operator, w, out, work, cancel, threads):
     return None
 
 
-@kernel
-def _unpack_all(operator, width, work, w):
-    """Write the gradients in W, of which ``work[0]`` holds the sums, to the lines of w."""
-    for b in range(w.shape[0]):
-        if operator.order > 0:
-            _unpack(work[0, b], operator.order, w[b])
-        else:
-            for k in range(width):
-                w[b, k] = work[0, b, k]
-
-
 @overload(residuals)
 def _residuals(operator, w, r, work, cancel, threads):
     if not is_a(operator, DenseRows):
@@ -260,10 +288,7 @@ def _residuals(operator, w, r, work, cancel, threads):
     over_blocks = _residuals_serial if is_serial(threads) else _residuals_threaded
 
     def dense(operator, w, r, work, cancel, threads):
-        width = _row_length(operator)
-        _pack_all(operator, w)
-        over_blocks(operator, width, w, r, work, cancel, True)
-        _unpack_all(operator, width, work, w)
+        over_blocks(operator, w, r, work, cancel)
 
     return dense
 
@@ -274,11 +299,7 @@ def _residual(operator, w, r, work, cancel, threads):
         over_blocks = _residuals_serial if is_serial(threads) else _residuals_threaded
 
         def dense(operator, w, r, work, cancel, threads):
-            width = _row_length(operator)
-            one_w, one_r = w.reshape(1, w.size), r.reshape(1, r.size)
-            _pack_all(operator, one_w)
-            over_blocks(operator, width, one_w, one_r, work, cancel, None)
-            _unpack_all(operator, width, work, one_w)
+            over_blocks(operator, w, r, work, cancel)
             return loss_of(operator, r)
 
         return dense

@@ -31,6 +31,12 @@ def _pointer(typingctx, address, like):
 
 
 @kernel
+def vector_at(address, size, like):
+    """Memory as a vector with the element type of ``like``."""
+    return carray(_pointer(address, like), (size,))
+
+
+@kernel
 def matrix(table, j, like):
     """Line j of a table as a C-contiguous matrix with the element type of ``like``."""
     return carray(_pointer(table[j, 0], like), (table[j, 1], table[j, 2]))
@@ -45,7 +51,7 @@ def reshaped(table, j, rows, columns, like):
 @kernel
 def flat(table, j, like):
     """Line j of a table as a vector of all its elements."""
-    return carray(_pointer(table[j, 0], like), (table[j, 1] * table[j, 2],))
+    return vector_at(table[j, 0], table[j, 1] * table[j, 2], like)
 
 
 @intrinsic
@@ -59,18 +65,18 @@ def _byte(typingctx, address):
 
 
 def is_set(flags):
-    """Whether a flag of one byte is set, or any of several in a table."""
+    """Whether a flag of one byte is set, or any of several, given as an array of their addresses."""
 
 
 @overload(is_set)
 def _is_set(flags):
-    if flags.ndim == 1:
+    if flags.dtype == types.uint8:
         return lambda flags: flags[0] != 0
 
-    def any_of_table(flags):
+    def any_of_them(flags):
         number = 0
-        for j in range(flags.shape[0]):
-            number += _byte(flags[j, 0])
+        for address in flags:
+            number += _byte(address)
         return number != 0
 
-    return any_of_table
+    return any_of_them

@@ -28,7 +28,7 @@ def residual(operator, w, r, work, cancel, threads):
 
 
 def residuals(operator, w, r, work, cancel, threads):
-    """:func:`residual`, but for the loss, of all lines of w and r; w may have more than S columns."""
+    """:func:`residual`, but for the loss, of several points: w, r and work are arrays of their addresses."""
 
 
 def is_a(numba_type, kind) -> bool:
