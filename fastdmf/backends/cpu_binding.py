@@ -89,7 +89,12 @@ def _dense_rows(matrices: Array, values: Array, scale: float, tied: bool) -> Den
     blocks = np.append(np.arange(0, m, rows), m)
     if tied or (n == p and _are_symmetric(matrices)):
         return DenseRows(_triangles(matrices, values.dtype), n, blocks, values, scale)
-    return DenseRows(_settled(matrices.reshape(m, -1), values.dtype), 0, blocks, values, scale)
+    rows = matrices.reshape(m, -1)
+    if rows.dtype != values.dtype:  # a copy then, on whole cache lines; otherwise the problem's own memory
+        rows = aligned_empty(rows.shape, values.dtype)
+        with np.errstate(over="ignore"):
+            rows[...] = matrices.reshape(m, -1)
+    return DenseRows(_settled(rows, values.dtype), 0, blocks, values, scale)
 
 
 def _are_symmetric(matrices: Array) -> bool:
