@@ -3,24 +3,28 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 from numba.core import config as numba_config
 
 from fastdmf._checks import Array
-from fastdmf.backends import Event, Halts
+from fastdmf.backends import Event, Halts, Lockstep, Trajectory
 from fastdmf.backends.blas import blas_threads
-from fastdmf.backends.cpu_binding import bind_problem, pattern_of
+from fastdmf.backends.cpu_binding import bind_problem, pattern_of, work_of
 from fastdmf.backends.layout import Layout, aligned_empty, layout_of
 from fastdmf.factorizations import Factorization, Symmetric
 from fastdmf.kernels.cpu import stepping
 from fastdmf.kernels.cpu.compilation import IS_PLAIN, source_digest
 from fastdmf.kernels.cpu.completion import Entries, Pattern
 from fastdmf.kernels.cpu.line_search import LineSearch
-from fastdmf.kernels.cpu.stepping import Chains, FixedStep, GroupRMS
+from fastdmf.kernels.cpu.product import Chains
+from fastdmf.kernels.cpu.sensing import DenseRows
+from fastdmf.kernels.cpu.stepping import FixedStep, GroupRMS
+from fastdmf.kernels.cpu.symmetric import Tied
 from fastdmf.kernels.cpu.tables import VECTOR_BYTES, table_of
+from fastdmf.kernels.cpu.unfactored import Unfactored
 from fastdmf.optimizers import ExactLineSearch, GradientDescent, GroupRMSprop, Optimizer
 from fastdmf.problems import Completion, Problem
 from fastdmf.problems.base import root_mean_square
@@ -90,10 +94,10 @@ class CpuObjective:
         self.problem, self.factorization = problem, factorization
         self.dtype, self.threads = dtype, threads
         factor_shapes = factorization.factor_shapes(problem.shape)
-        is_matrix_itself = len(factor_shapes) == 1 and not isinstance(factorization, Symmetric)
-        self._width = 0 if is_matrix_itself else min(min(shape) for shape in factor_shapes)
+        tied = isinstance(factorization, Symmetric)
+        self._width = 0 if len(factor_shapes) == 1 and not tied else min(map(min, factor_shapes))
         self.support, self.operator, where, self.measured, self.form = bind_problem(
-            problem, dtype, self._width
+            problem, dtype, self._width, tied
         )
         self.entries = problem.shape[0] * problem.shape[1] if where is None else where[0].size
         lanes = VECTOR_BYTES // dtype.itemsize
@@ -129,7 +133,7 @@ class CpuObjective:
         scalars = np.zeros(stepping.SLOTS)
         with self.holding_threads(), self.launching():
             stepping.advance(
-                _NO_RULE, self.support, self.operator, scratch.chains, point.table, gradient.table, scalars,
+                _NO_RULE, scratch.model, self.support, self.operator, point.table, gradient.table, scalars,
                 False, False, 0, True, _NO_HALTS, _NO_HALTS, _never_set(), self.thread_argument,
             )  # fmt: skip
         return float(scalars[stepping.LOSS]), layout.outward(gradient.arrays, None)
@@ -143,7 +147,7 @@ class CpuObjective:
         pattern, values = self._held_out
         w = np.empty(values.size, self.dtype)
         with self.launching():
-            stepping.entries_at(pattern, scratch.chains, point.table, w, _never_set(), self.thread_argument)
+            stepping.entries_at(scratch.model, pattern, point.table, w, _never_set(), self.thread_argument)
         return root_mean_square(w - values)
 
     def _bind_held_out(self) -> tuple[Pattern, Array] | None:
@@ -172,11 +176,17 @@ class Scratch:
         w = aligned_empty((objective.entries,), dtype)
         measured_as_seen = isinstance(objective.operator, Entries)
         r = w if measured_as_seen else aligned_empty((objective.measured,), dtype)
-        filled = [-(-np.array(shape) // layout.lanes) * layout.lanes for shape in shapes]
-        spare = aligned_empty((max(int(rows * cols) for rows, cols in filled),), dtype)
-        self.chains = Chains(
-            layout.left, layout.right, layout.tied, self.prefixes.table, self.deltas.table, spare, w, r
-        )
+        memory = w, r, work_of(objective.operator, dtype, objective.threads)
+        if layout.tied:
+            self.model: Chains | Tied | Unfactored = Tied(*memory)
+        elif layout.left == 0:
+            self.model = Unfactored(*memory)
+        else:
+            filled = [-(-np.array(shape) // layout.lanes) * layout.lanes for shape in shapes]
+            spare = aligned_empty((max(int(rows * cols) for rows, cols in filled),), dtype)
+            self.model = Chains(
+                layout.left, layout.right, self.prefixes.table, self.deltas.table, spare, *memory
+            )
 
 
 class CpuEngine:
@@ -203,6 +213,33 @@ class CpuEngine:
     ) -> "CpuTrajectory":
         """A trajectory at a point reached before, evaluated there again."""
         return CpuTrajectory(self.objective, self.optimizer, factors, memory, evaluations)
+
+    def together(self, trajectories: Sequence[Trajectory]) -> Lockstep | None:
+        """The trajectories in lockstep, if they are several and share passes over dense measurements.
+
+        None for exact line searches too: most of their passes measure a direction of one trajectory.
+        """
+        members = [t for t in trajectories if isinstance(t, CpuTrajectory)]
+        is_dense = isinstance(self.objective.operator, DenseRows)
+        if len(members) < 2 or not is_dense or isinstance(self.optimizer, ExactLineSearch):
+            return None
+        from fastdmf.backends.cpu_lockstep import CpuLockstep
+
+        return CpuLockstep(members)
+
+
+class Held(NamedTuple):
+    """What a trajectory holds for the kernels."""
+
+    rule: Any
+    model: Chains | Tied | Unfactored
+    prefixes: Matrices
+    deltas: Matrices
+    point: Matrices
+    gradient: Matrices
+    has_gradient: bool
+    velocity: Matrices
+    scalars: Array
 
 
 class CpuTrajectory:
@@ -263,37 +300,59 @@ class CpuTrajectory:
         o = self.objective
         with o.holding_threads(), o.launching():
             stepping.advance(
-                self._rule, o.support, o.operator, self._scratch.chains,
+                self._rule, self._scratch.model, o.support, o.operator,
                 self._point.table, self._gradient.table, self._scalars, False, False,
                 0, gradient, _NO_HALTS, _NO_HALTS, _never_set(), o.thread_argument,
             )  # fmt: skip
         self._is_evaluated, self._has_gradient = True, gradient
 
-    def advance(self, steps: int, halts: Halts = ()) -> Event:
-        """Take up to ``steps`` steps."""
+    @property
+    def held(self) -> Held:
+        """What the kernels work on, until the next steps have been taken."""
+        scratch = self._scratch
+        return Held(
+            self._rule, scratch.model, scratch.prefixes, scratch.deltas, self._point, self._gradient,
+            self._has_gradient, self._velocity, self._scalars,
+        )  # fmt: skip
+
+    def prepare(self) -> None:
+        """Make sure that a step can be taken: loss and gradient are up to date and finite."""
         if self.diverged:
             raise ValueError(
                 f"the state at step {self.step} is the last finite one and cannot be advanced: use a "
                 "smaller learning rate"
             )
         self._need(gradient=False)
-        o = self.objective
+
+    def thresholds(self, halts: Halts) -> tuple[bool, Array, Array]:
+        """Whether norms are needed at every step, and the thresholds for losses and norms."""
         loss_below = np.array([loss for loss, _ in halts], dtype=np.float64)
         gradient_below = np.array([norm for _, norm in halts], dtype=np.float64)
-        norms = bool(np.isfinite(gradient_below).any())
+        return bool(np.isfinite(gradient_below).any()), loss_below, gradient_below
+
+    def advance(self, steps: int, halts: Halts = ()) -> Event:
+        """Take up to ``steps`` steps."""
+        self.prepare()
+        o = self.objective
+        norms, loss_below, gradient_below = self.thresholds(halts)
         with o.holding_threads(), o.launching():
-            taken, event, swapped, self._has_gradient = stepping.advance(
-                self._rule, o.support, o.operator, self._scratch.chains,
+            taken, event, swapped, has_gradient = stepping.advance(
+                self._rule, self._scratch.model, o.support, o.operator,
                 self._point.table, self._gradient.table, self._scalars, True, self._has_gradient,
                 steps, norms, loss_below, gradient_below, self.cancel, o.thread_argument,
             )  # fmt: skip
+        return self.arrive(taken, Event(event), swapped, has_gradient)
+
+    def arrive(self, taken: int, event: Event, swapped: bool, has_gradient: bool) -> Event:
+        """Take note of what kernels did: how far they came, why they stopped, and what they left behind."""
         if swapped:
             self._point, self._gradient = self._gradient, self._point
             self._velocity.rotate(len(self._velocity.arrays) // 2)
         self.evaluations += taken + (event == Event.DIVERGED)
         self._is_evaluated = event not in (Event.DIVERGED, Event.CANCELLED)
+        self._has_gradient = has_gradient and self._is_evaluated
         self.diverged = event == Event.DIVERGED
-        return Event(event)
+        return event
 
     def factors(self) -> list[Array]:
         """[W_1, …, W_N] or [U]: views that the next advance overwrites."""
@@ -355,12 +414,15 @@ def _rule_of(
     if isinstance(optimizer, ExactLineSearch):
         degree = 2 if layout.tied else max(layout.left + layout.right, 1)
         powers = Matrices.empty(_power_shapes(layout), dtype, layout.lanes)
+        entries = aligned_empty((degree + 1, objective.entries), dtype)
+        measured_as_seen = isinstance(objective.operator, Entries)
         rule = LineSearch(
             float(optimizer.max_step or np.inf),
             powers.table,
+            entries,
             aligned_empty((objective.entries,), dtype),
-            aligned_empty((objective.entries,), dtype),
-            aligned_empty((degree + 1, objective.measured), dtype),
+            entries if measured_as_seen else aligned_empty((degree + 1, objective.measured), dtype),
+            np.zeros((degree + 1, degree + 1)),
             np.zeros((2 * degree + 4, 2 * degree + 2)),
         )
         return rule, Matrices([]), [powers]

@@ -2,15 +2,17 @@
 
 import math
 from functools import singledispatch
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastdmf._checks import Array
-from fastdmf.backends.layout import blocks_of, compressed_rows
+from fastdmf.backends.layout import aligned_empty, blocks_of, compressed_rows
 from fastdmf.kernels.cpu.completion import Entries, Pattern
-from fastdmf.kernels.cpu.sensing import DenseRows, Masked, SparseRows, Whole
+from fastdmf.kernels.cpu.dense_rows import ROWS
+from fastdmf.kernels.cpu.sensing import DenseRows, SparseRows
 from fastdmf.kernels.cpu.tables import VECTOR_BYTES
+from fastdmf.kernels.cpu.whole import Masked, Whole
 from fastdmf.problems import Completion, Problem, Sensing
 
 
@@ -28,14 +30,21 @@ class Binding(NamedTuple):
     form: str
 
 
+#: Blocks of dense measurements: enough for as many threads, and each far larger than its gradient.
+MOST_BLOCKS, LEAST_ROWS = 16, 96
+
+
 @singledispatch
-def bind_problem(problem: Problem, dtype: np.dtype, width: int) -> Binding:
-    """The support and the operator of a problem; ``width`` is how long rows of factors are, 0 at depth 1."""
+def bind_problem(problem: Problem, dtype: np.dtype, width: int, tied: bool) -> Binding:
+    """The support and the operator of a problem.
+
+    ``width`` is how long rows of factors are, 0 for W itself; ``tied`` stands for UUᵀ.
+    """
     raise TypeError(f"the CPU backend cannot measure {problem!r}")
 
 
 @bind_problem.register
-def _(problem: Completion, dtype: np.dtype, width: int) -> Binding:
+def _(problem: Completion, dtype: np.dtype, width: int, tied: bool) -> Binding:
     values = _settled(problem.values, dtype)
     if width and density(problem) > crossover(problem.shape, width, dtype):
         return _bind_masked(problem, values)
@@ -79,13 +88,13 @@ _CROSSOVERS = ((1 << 14, 0.8), (1 << 17, 0.65), (1 << 20, 0.55), (math.inf, 0.4)
 
 
 @bind_problem.register
-def _(problem: Sensing, dtype: np.dtype, width: int) -> Binding:
+def _(problem: Sensing, dtype: np.dtype, width: int, tied: bool) -> Binding:
     values = _settled(problem.values, dtype)
     m = values.size
     if not problem.is_sparse:
-        a = _settled(problem.matrices.reshape(m, -1), dtype)
-        operator = DenseRows(a, values, problem.loss_scale)
-        return Binding(Whole(*problem.shape), operator, None, m, "dense measurements")
+        operator = _dense_rows(problem.matrices, values, problem.loss_scale, tied)
+        form = "dense measurements, triangles" if operator.order else "dense measurements"
+        return Binding(Whole(*problem.shape), operator, None, m, form)
     # Only the entries of W that some measurement touches are ever looked at.
     matrices = problem.matrices
     places, compressed = np.unique(matrices.indices, return_inverse=True)
@@ -105,6 +114,57 @@ def _(problem: Sensing, dtype: np.dtype, width: int) -> Binding:
     )
     support = pattern_of(rows, cols, problem.shape, width)
     return Binding(support, operator, (rows, cols), m, "sparse measurements")
+
+
+def work_of(operator: Any, dtype: np.dtype, threads: int) -> Array:
+    """The scratch memory of an operator."""
+    if not isinstance(operator, DenseRows):
+        return np.empty(0, dtype)
+    blocks = operator.blocks.size - 1
+    lanes = VECTOR_BYTES // dtype.itemsize
+    slot = _whole_vectors(operator.a.shape[1], lanes) + ROWS * lanes
+    return aligned_empty(((min(blocks, 2) if threads == 1 else blocks) * slot,), dtype)
+
+
+def _whole_vectors(length: int, lanes: int) -> int:
+    return -(-length // lanes) * lanes
+
+
+def _dense_rows(matrices: Array, values: Array, scale: float, tied: bool) -> DenseRows:
+    """Full rows, or triangles where A only ever sees the symmetric part of W or is symmetric itself."""
+    m, n, p = matrices.shape
+    rows = max(LEAST_ROWS, -(-m // (MOST_BLOCKS * ROWS)) * ROWS)
+    blocks = np.append(np.arange(0, m, rows), m)
+    if tied or (n == p and _are_symmetric(matrices)):
+        return DenseRows(_triangles(matrices, values.dtype), n, blocks, values, scale)
+    rows = matrices.reshape(m, -1)
+    if rows.dtype != values.dtype:  # a copy then, on whole cache lines; otherwise the problem's own memory
+        rows = aligned_empty(rows.shape, values.dtype)
+        with np.errstate(over="ignore"):
+            rows[...] = matrices.reshape(m, -1)
+    return DenseRows(_settled(rows, values.dtype), 0, blocks, values, scale)
+
+
+def _are_symmetric(matrices: Array) -> bool:
+    """Whether all are, to the bit."""
+    few = max(1, 2**17 // matrices[0].size)  # a few at a time: they stay in the cache, and the first may tell
+    return all(
+        np.array_equal(part, part.transpose(0, 2, 1))
+        for part in (matrices[i : i + few] for i in range(0, len(matrices), few))
+    )
+
+
+def _triangles(matrices: Array, dtype: np.dtype) -> Array:
+    """The upper triangles, row by row, of the symmetric parts of (m, n, n) matrices: a row each."""
+    m, n, _ = matrices.shape
+    size = n * (n + 1) // 2
+    packed = aligned_empty((m, _whole_vectors(size, VECTOR_BYTES // dtype.itemsize)), dtype)
+    packed[:, size:] = 0.0
+    end = 0
+    for i in range(n):  # no temporary copy is larger than one row of all matrices
+        start, end = end, end + n - i
+        packed[:, start:end] = 0.5 * (matrices[:, i, i:] + matrices[:, i:, i])
+    return _settled(packed, dtype)
 
 
 def _settled(array: Array, dtype: np.dtype) -> Array:

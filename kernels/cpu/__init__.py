@@ -6,13 +6,18 @@
 ``simd``            rows of a matrix as vectors in registers
 ``plain``           the same as ordinary loops
 ``blas``            dense products
+``dense_rows``      long dense rows, for one vector or several: products and weighted sums in one pass
 ``loss``            the loss, whatever is measured
-``verbs``           what supports and operators implement
+``verbs``           what factorizations, supports and operators implement
+``product``         the factorization W = W_N ⋯ W_1
+``symmetric``       the factorization W = UUᵀ
+``unfactored``      W itself
 ``completion``      W on a sparse support: sampled products, their adjoints, observed entries
-``sensing``         W everywhere, and linear measurements of it, dense or sparse
-``product``         chains of factors: prefix products and the pullback
+``whole``           W everywhere, multiplied out, and the measurement of many of its entries
+``sensing``         linear measurements of W, dense or sparse
 ``line_search``     the loss along the gradient as a polynomial, and its minimizer
 ``stepping``        loss, gradient, and the compiled multi-step loop
+``lockstep``        the same for several trajectories at once
 ==================  ================================================================================
 
 Notation.  W (n × p) is split where the observations meet it: W = L Rᵀ, with L (n × k) the product of

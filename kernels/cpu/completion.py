@@ -13,7 +13,7 @@ from numba.extending import overload
 from fastdmf.kernels.cpu.compilation import IS_PLAIN, compile_apart, inlined, kernel, parallel_kernel
 from fastdmf.kernels.cpu.loss import misfit
 from fastdmf.kernels.cpu.simd import MOST
-from fastdmf.kernels.cpu.tables import VECTOR_BYTES
+from fastdmf.kernels.cpu.tables import VECTOR_BYTES, is_set
 from fastdmf.kernels.cpu.verbs import is_a, is_serial, look, measure, pull, pull_tied, residual
 
 if IS_PLAIN:
@@ -109,28 +109,28 @@ def _gather_rows(starts, cols, order, z, dense, first, last, scale, base, out):
 @inlined
 def _look_serial(left, right, starts, cols, blocks, w, cancel):
     for b in range(blocks.size - 1):
-        if cancel[0] == 0:
+        if not is_set(cancel):
             _sampled_products(left, right, starts, cols, blocks[b], blocks[b + 1], w)
 
 
 @parallel_kernel
 def _look_threaded(left, right, starts, cols, blocks, w, cancel):
     for b in prange(blocks.size - 1):
-        if cancel[0] == 0:
+        if not is_set(cancel):
             _sampled_products(left, right, starts, cols, blocks[b], blocks[b + 1], w)
 
 
 @inlined
 def _gather_serial(starts, cols, order, blocks, z, dense, scale, base, out, cancel):
     for b in range(blocks.size - 1):
-        if cancel[0] == 0:
+        if not is_set(cancel):
             _gather_rows(starts, cols, order, z, dense, blocks[b], blocks[b + 1], scale, base, out)
 
 
 @parallel_kernel
 def _gather_threaded(starts, cols, order, blocks, z, dense, scale, base, out, cancel):
     for b in prange(blocks.size - 1):
-        if cancel[0] == 0:
+        if not is_set(cancel):
             _gather_rows(starts, cols, order, z, dense, blocks[b], blocks[b + 1], scale, base, out)
 
 
@@ -175,22 +175,20 @@ def _pull_tied(support, z, factor, scale, base, out, cancel, threads):
 
 
 @overload(measure, inline="always")
-def _measure(operator, w, out):
+def _measure(operator, w, out, work, cancel, threads):
     if not is_a(operator, Entries):
         return None
 
-    def copy(operator, w, out):
-        out[:] = w
-
-    return copy
+    # A is the identity on Ω: callers pass one array as both w and out.
+    return lambda operator, w, out, work, cancel, threads: None
 
 
 @overload(residual, inline="always")
-def _residual(operator, w, r):
+def _residual(operator, w, r, work, cancel, threads):
     if not is_a(operator, Entries):
         return None
 
-    def observed(operator, w, r):
+    def observed(operator, w, r, work, cancel, threads):
         # A is the identity on Ω, so c A*(r) is c r: callers pass one array as both w and r.
         return misfit(operator.values, operator.scale, w)
 

@@ -9,12 +9,14 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from numba.extending import overload
 
 from fastdmf.kernels.cpu.blas import multiply
 from fastdmf.kernels.cpu.compilation import kernel
-from fastdmf.kernels.cpu.product import chain_end
-from fastdmf.kernels.cpu.tables import flat, place
-from fastdmf.kernels.cpu.verbs import look, measure
+from fastdmf.kernels.cpu.product import Chains, chain_end
+from fastdmf.kernels.cpu.symmetric import Tied
+from fastdmf.kernels.cpu.tables import copy_into, flat, place
+from fastdmf.kernels.cpu.verbs import is_a, look, measure
 
 #: Logarithm of the square of a ratio, 1e-60, below which a coefficient is nothing.
 _NOTHING = -2.0 * 60.0 * math.log(10.0)
@@ -24,16 +26,19 @@ class LineSearch(NamedTuple):
     """Exact line search with steps in (0, ``max_step``], and its scratch memory.
 
     ``powers`` is a table of matrices for the coefficients ξᵃ, 1 ≤ a ≤ i, of the products of the first i
-    factors of each chain, 2 ≤ i ≤ its length, the left chain's before the right one's.  ``sums`` and
-    ``term`` are (S,), ``coefficients`` is (N + 1, m) and holds c_t, ``ladder`` is
-    (2N + 4, 2N + 2): derivatives, roots, brackets and the loss itself.
+    factors of each chain, 2 ≤ i ≤ its length, the left chain's before the right one's.  ``entries``
+    is (N + 1, S) and holds the coefficients of W on the support, ``term`` is (S,), ``coefficients`` is
+    (N + 1, m) and holds c_t, in the memory of ``entries`` where A is the identity there; ``gram``
+    (N + 1, N + 1) takes their inner products, and ``ladder`` (2N + 4, 2N + 2) derivatives, roots, brackets
+    and the loss itself.
     """
 
     max_step: float
     powers: np.ndarray
-    sums: np.ndarray
+    entries: np.ndarray
     term: np.ndarray
     coefficients: np.ndarray
+    gram: np.ndarray
     ladder: np.ndarray
 
 
@@ -67,30 +72,65 @@ def _expand_chain(factors, grads, prefixes, powers, base, first, count, like):
                 multiply(same, False, factor, False, 1.0, 1.0, out, like)
 
 
-@kernel
-def _coefficients(rule, support, operator, chains, factors, grads, cancel, threads):
-    """c_0 = r and the coefficients c_t of the measurements of W along ξ = −η; returns the degree N."""
-    like = chains.w
-    coefficients = rule.coefficients
-    coefficients[0] = chains.r / like.dtype.type(operator.scale)
-    if chains.left == 0:
-        measure(operator, flat(grads, 0, like), coefficients[1])
+def _expand(model, rule, support, factors, grads, cancel, threads):
+    """Fill ``rule.entries[t]`` with the coefficients ξᵗ, t ≥ 1, of W on the support; returns the degree."""
+
+
+@overload(_expand)
+def _expand_model(model, rule, support, factors, grads, cancel, threads):
+    if is_a(model, Chains):
+
+        def chains(model, rule, support, factors, grads, cancel, threads):
+            left, right, prefixes, powers = model.left, model.right, model.prefixes, rule.powers
+            base = powers_of_chain(left)
+            _expand_chain(factors, grads, prefixes, powers, 0, 0, left, model.w)
+            _expand_chain(factors, grads, prefixes, powers, base, left, right, model.w)
+            for t in range(1, left + right + 1):
+                lowest = max(0, t - right)
+                for a in range(lowest, min(t, left) + 1):
+                    out = rule.entries[t] if a == lowest else rule.term
+                    x = _power(factors, grads, prefixes, powers, 0, 0, left, a)
+                    y = _power(factors, grads, prefixes, powers, base, left, right, t - a)
+                    look(support, x, y, out, cancel, threads)
+                    if a > lowest:
+                        _add_to(rule.entries[t], rule.term)
+            return left + right
+
+        return chains
+    if is_a(model, Tied):
+
+        def tied(model, rule, support, factors, grads, cancel, threads):
+            u, g = place(factors, 0), place(grads, 0)
+            look(support, u, g, rule.entries[1], cancel, threads)
+            look(support, g, u, rule.term, cancel, threads)
+            _add_to(rule.entries[1], rule.term)
+            look(support, g, g, rule.entries[2], cancel, threads)
+            return 2
+
+        return tied
+
+    def itself(model, rule, support, factors, grads, cancel, threads):
+        copy_into(rule.entries[1], flat(grads, 0, model.w))
         return 1
-    powers = rule.powers
-    first, count, base = chains.left, chains.right, powers_of_chain(chains.left)
-    if chains.tied:
-        first, count, base = 0, 1, 0
-    _expand_chain(factors, grads, chains.prefixes, powers, 0, 0, chains.left, like)
-    _expand_chain(factors, grads, chains.prefixes, powers, base, first, count, like)
-    degree = chains.left + count
+
+    return itself
+
+
+@kernel
+def _add_to(total, term):
+    for e in range(total.size):
+        total[e] += term[e]
+
+
+@kernel
+def _coefficients(rule, model, support, operator, factors, grads, cancel, threads):
+    """c_0 = r and the coefficients c_t of the measurements of W along ξ = −η; returns the degree N."""
+    c, scale = rule.coefficients, model.r.dtype.type(operator.scale)
+    for i in range(model.r.size):
+        c[0, i] = model.r[i] / scale
+    degree = _expand(model, rule, support, factors, grads, cancel, threads)
     for t in range(1, degree + 1):
-        rule.sums[:] = 0
-        for a in range(max(0, t - count), min(t, chains.left) + 1):
-            left = _power(factors, grads, chains.prefixes, powers, 0, 0, chains.left, a)
-            right = _power(factors, grads, chains.prefixes, powers, base, first, count, t - a)
-            look(support, left, right, rule.term, cancel, threads)
-            rule.sums[:] += rule.term
-        measure(operator, rule.sums, coefficients[t])
+        measure(operator, rule.entries[t], c[t], model.work, cancel, threads)
     return degree
 
 
@@ -200,31 +240,35 @@ def minimizing_step(loss, degree, max_step, ladder):
 
 
 @kernel
-def _degree_that_counts(c, degree):
+def _degree_that_counts(gram, degree):
     """The degree without leading coefficients that are nothing beside the others at any sensible step.
 
     Near a fit ⟨c_N, c_N⟩ may underflow while ⟨c_N, c_s⟩ does not; what is left of the polynomial would
     then be unbounded below.  Without c_N altogether it is a sum of squares again.
     """
-    size = np.log(_inner(c[0], c[0]))
-    unit = size - np.log(_inner(c[1], c[1]))  # log of the square of the step ‖c_0‖ / ‖c_1‖
-    while degree > 1 and np.log(_inner(c[degree], c[degree])) + degree * unit < size + _NOTHING:
+    size = np.log(gram[0, 0])
+    unit = size - np.log(gram[1, 1])  # log of the square of the step ‖c_0‖ / ‖c_1‖
+    while degree > 1 and np.log(gram[degree, degree]) + degree * unit < size + _NOTHING:
         degree -= 1
     return degree
 
 
 @kernel
-def exact_step(rule, support, operator, chains, factors, grads, cancel, threads):
+def exact_step(rule, model, support, operator, factors, grads, cancel, threads):
     """The step η that minimizes the loss along the gradient."""
-    degree = _coefficients(rule, support, operator, chains, factors, grads, cancel, threads)
-    c = rule.coefficients
-    degree = _degree_that_counts(c, degree)
-    loss = rule.ladder[2 * degree + 3]
-    loss[:] = 0.0
+    degree = _coefficients(rule, model, support, operator, factors, grads, cancel, threads)
+    c, gram = rule.coefficients, rule.gram
     for s in range(degree + 1):
-        loss[2 * s] += _inner(c[s], c[s])
+        for t in range(s + 1):
+            gram[s, t] = _inner(c[s], c[t])
+    degree = _degree_that_counts(gram, degree)
+    loss = rule.ladder[2 * degree + 3]
+    for d in range(loss.size):
+        loss[d] = 0.0
+    for s in range(degree + 1):
+        loss[2 * s] += gram[s, s]
         for t in range(s):
-            loss[s + t] += 2.0 * _inner(c[s], c[t])
+            loss[s + t] += 2.0 * gram[s, t]
     for d in range(1, 2 * degree + 1, 2):
         loss[d] = -loss[d]  # ξ = −η
     return minimizing_step(loss, 2 * degree, rule.max_step, rule.ladder)

@@ -1,36 +1,39 @@
-"""W everywhere, and linear measurements of it: many entries, or dense or sparse combinations."""
+"""Linear measurements of W, dense or sparse."""
 
 from typing import NamedTuple
 
 import numpy as np
+from numba import prange
 from numba.extending import overload
 
-from fastdmf.kernels.cpu.blas import multiply
-from fastdmf.kernels.cpu.compilation import compile_apart, kernel
+from fastdmf.kernels.cpu.compilation import compile_apart, kernel, parallel_kernel
+from fastdmf.kernels.cpu.dense_rows import (
+    ROWS,
+    address_of,
+    count_of,
+    measure_rows,
+    padded,
+    residual_rows,
+)
 from fastdmf.kernels.cpu.loss import misfit
-from fastdmf.kernels.cpu.tables import copy_into, place_of, vector_at
-from fastdmf.kernels.cpu.verbs import is_a, look, measure, pull, pull_tied, residual
-
-
-class Whole(NamedTuple):
-    """The support of all entries of an n × p matrix, row by row."""
-
-    n: int
-    p: int
-
-
-class Masked(NamedTuple):
-    """The measurement w ↦ w where ``seen``, 0 elsewhere, compared with ``values``; loss = (c/2) Σ r²."""
-
-    seen: np.ndarray
-    values: np.ndarray
-    scale: float
+from fastdmf.kernels.cpu.tables import VECTOR_BYTES, is_set, vector_at
+from fastdmf.kernels.cpu.verbs import is_a, is_serial, measure, residual, residuals
 
 
 class DenseRows(NamedTuple):
-    """The measurement w ↦ A w with A (m, n p) dense, compared with ``values``; loss = (c/2) Σ r²."""
+    """The measurement w ↦ A w with A (m, n p) dense, compared with ``values``; loss = (c/2) Σ r².
+
+    With ``order`` n > 0 the A_i are symmetric, n × n, and the rows of ``a`` hold their upper triangles row
+    by row.  ``blocks`` cuts the measurements into blocks.  The gradient is summed block by block and the
+    sums are added up in order, so that the number of threads changes no bit.
+
+    Scratch memory ``work`` has a slot for each block, but at most 2 where no threads are compiled: room
+    for a row of A in whole vectors and for ``dense_rows.ROWS`` vectors.
+    """
 
     a: np.ndarray
+    order: int
+    blocks: np.ndarray
     values: np.ndarray
     scale: float
 
@@ -49,60 +52,6 @@ class SparseRows(NamedTuple):
 
 
 @kernel
-def _multiply_onto(base, scale, x, x_transposed, y, out, like):
-    """Out = [base] + scale X Y."""
-    kept = 0.0
-    if base.address != 0:
-        size = out.rows * out.stride
-        copy_into(vector_at(out.address, size, like), vector_at(base.address, size, like))
-        kept = 1.0
-    multiply(x, x_transposed, y, False, scale, kept, out, like)
-
-
-@overload(look)
-def _look(support, left, right, w, cancel, threads):
-    if not is_a(support, Whole):
-        return None
-
-    def everywhere(support, left, right, w, cancel, threads):
-        multiply(left, False, right, True, 1.0, 0.0, place_of(w, support.n, support.p), w)
-
-    return everywhere
-
-
-@overload(pull)
-def _pull(support, z, left, right, scale, bases, out_left, out_right, cancel, threads):
-    if not is_a(support, Whole):
-        return None
-
-    def both(support, z, left, right, scale, bases, out_left, out_right, cancel, threads):
-        gradient = place_of(z, support.n, support.p)
-        _multiply_onto(bases[0], scale, gradient, False, right, out_left, z)
-        _multiply_onto(bases[1], scale, gradient, True, left, out_right, z)
-
-    return both
-
-
-@overload(pull_tied)
-def _pull_tied(support, z, factor, scale, base, out, cancel, threads):
-    if not is_a(support, Whole):
-        return None
-
-    def tied(support, z, factor, scale, base, out, cancel, threads):
-        # Z + Zᵀ is twice the symmetric part, which takes the place of Z: done again, it changes nothing.
-        gradient = z.reshape(support.n, support.p)
-        half = z.dtype.type(0.5)
-        for i in range(support.n):
-            for j in range(i):
-                mean = half * (gradient[i, j] + gradient[j, i])
-                gradient[i, j] = mean
-                gradient[j, i] = mean
-        _multiply_onto(base, 2.0 * scale, place_of(z, support.n, support.p), False, factor, out, z)
-
-    return tied
-
-
-@kernel
 def _sparse_times_vector(starts, indices, weights, x, out):
     for i in range(out.size):
         total = x.dtype.type(0)
@@ -112,68 +61,182 @@ def _sparse_times_vector(starts, indices, weights, x, out):
 
 
 @kernel
-def _masked_misfit(seen, values, scale, w, r):
-    """Turn w into c (w − y) where ``seen``, into 0 elsewhere, copy it to ``r``, and return (c/2) Σ r²."""
+def loss_of(operator, r):
+    """The loss (c/2) Σ r², given c r."""
     compile_apart()
-    c, nothing = w.dtype.type(scale), w.dtype.type(0)
-    squares = 0.0
-    for e in range(w.size):
-        difference = w[e] - values[e] if seen[e] else nothing
-        squares += np.float64(difference) * np.float64(difference)
-        w[e] = r[e] = c * difference
-    return 0.5 * scale * squares
+    c = np.float64(r.dtype.type(operator.scale))
+    total = 0.0
+    for x in r:
+        misfit = np.float64(x) / c
+        total += misfit * misfit
+    return 0.5 * operator.scale * total
 
 
 @kernel
-def _masked_copy(seen, w, out):
-    nothing = w.dtype.type(0)
-    for e in range(w.size):
-        out[e] = w[e] if seen[e] else nothing
+def _row_length(operator):
+    """Elements of a row of A."""
+    if operator.order > 0:
+        return operator.order * (operator.order + 1) // 2
+    return operator.a.shape[1]
+
+
+@kernel
+def _pack(w, n, packed):
+    """⟨A, W⟩ = Σ_i a_ii w_ii + Σ_{i<j} a_ij (w_ij + w_ji) for symmetric A: what meets its packed triangle.
+
+    ``packed`` may be the memory of ``w``: nothing is needed any more when it is overwritten.
+    """
+    k = 0
+    for i in range(n):
+        packed[k] = w[i * n + i]
+        k += 1
+        for j in range(i + 1, n):
+            packed[k] = w[i * n + j] + w[j * n + i]
+            k += 1
+
+
+@kernel
+def _unpack(packed, n, w):
+    """Write out the symmetric matrix of a packed triangle."""
+    k = 0
+    for i in range(n):
+        for j in range(i, n):
+            w[i * n + j] = packed[k]
+            w[j * n + i] = packed[k]
+            k += 1
+
+
+@kernel
+def _slot(operator, width, k):
+    """Where the scratch memory of block k begins."""
+    return k * (padded(width, operator.a) + ROWS * VECTOR_BYTES)
+
+
+@kernel
+def _pack_lines(o, w):
+    """Turn lines w into what meets the rows of A."""
+    if o.order > 0:
+        for b in range(count_of(w)):
+            line = vector_at(address_of(w, b), o.order * o.order, o.a)
+            _pack(line, o.order, line)
+
+
+@kernel
+def _add_slot(o, width, work, slot):
+    """Add the sums of a later block to those of the first."""
+    for b in range(count_of(work)):
+        total = vector_at(address_of(work, b), width, o.a)
+        part = vector_at(address_of(work, b) + slot, width, o.a)
+        for k in range(width):
+            total[k] += part[k]
+
+
+@kernel
+def _unpack_lines(o, width, work, w):
+    """Write the gradients in W, summed in ``work``, to lines w."""
+    for b in range(count_of(w)):
+        total = vector_at(address_of(work, b), width, o.a)
+        if o.order > 0:
+            _unpack(total, o.order, vector_at(address_of(w, b), o.order * o.order, o.a))
+        else:
+            gradient = vector_at(address_of(w, b), width, o.a)
+            for k in range(width):
+                gradient[k] = total[k]
+
+
+# Over all blocks: serially, and on threads.  A block is the unit of cancellation too.
+
+
+@kernel
+def _measure_serial(o, width, x, work, out, cancel):
+    for k in range(o.blocks.size - 1):
+        if not is_set(cancel):
+            measure_rows(o.a, width, o.blocks[k], o.blocks[k + 1], x, work, 0, out)
+
+
+@parallel_kernel
+def _measure_threaded(o, width, x, work, out, cancel):
+    for k in prange(o.blocks.size - 1):
+        if not is_set(cancel):
+            measure_rows(o.a, width, o.blocks[k], o.blocks[k + 1], x, work, _slot(o, width, k), out)
+
+
+@kernel
+def _residual_of_block(o, width, k, w, r, work, slot, cancel):
+    if not is_set(cancel):
+        residual_rows(o.a, width, o.blocks[k], o.blocks[k + 1], w, o.values, o.scale, work, slot, r)
+
+
+@kernel
+def _residuals_serial(o, w, r, work, cancel):
+    width = _row_length(o)
+    _pack_lines(o, w)
+    for k in range(o.blocks.size - 1):
+        slot = _slot(o, width, min(k, 1))
+        _residual_of_block(o, width, k, w, r, work, slot, cancel)
+        if k > 0:
+            _add_slot(o, width, work, slot)
+    _unpack_lines(o, width, work, w)
+
+
+@parallel_kernel
+def _residuals_threaded(o, w, r, work, cancel):
+    width = _row_length(o)
+    _pack_lines(o, w)
+    for k in prange(o.blocks.size - 1):
+        _residual_of_block(o, width, k, w, r, work, _slot(o, width, k), cancel)
+    for k in range(1, o.blocks.size - 1):
+        _add_slot(o, width, work, _slot(o, width, k))
+    _unpack_lines(o, width, work, w)
 
 
 @overload(measure)
-def _measure(operator, w, out):
-    if is_a(operator, Masked):
-
-        def masked(operator, w, out):
-            _masked_copy(operator.seen, w, out)
-
-        return masked
+def _measure(operator, w, out, work, cancel, threads):
     if is_a(operator, DenseRows):
+        over_blocks = _measure_serial if is_serial(threads) else _measure_threaded
 
-        def dense(operator, w, out):
-            np.dot(operator.a, w, out)
+        def dense(operator, w, out, work, cancel, threads):
+            x = w
+            if operator.order > 0:
+                x = work
+                _pack(w, operator.order, x)
+            over_blocks(operator, _row_length(operator), x, work, out, cancel)
 
         return dense
     if is_a(operator, SparseRows):
 
-        def sparse(operator, w, out):
+        def sparse(operator, w, out, work, cancel, threads):
             _sparse_times_vector(operator.row_starts, operator.cols, operator.row_weights, w, out)
 
         return sparse
     return None
 
 
+@overload(residuals)
+def _residuals(operator, w, r, work, cancel, threads):
+    if not is_a(operator, DenseRows):
+        return None
+    over_blocks = _residuals_serial if is_serial(threads) else _residuals_threaded
+
+    def dense(operator, w, r, work, cancel, threads):
+        over_blocks(operator, w, r, work, cancel)
+
+    return dense
+
+
 @overload(residual)
-def _residual(operator, w, r):
-    if is_a(operator, Masked):
-
-        def masked(operator, w, r):
-            return _masked_misfit(operator.seen, operator.values, operator.scale, w, r)
-
-        return masked
+def _residual(operator, w, r, work, cancel, threads):
     if is_a(operator, DenseRows):
+        over_blocks = _residuals_serial if is_serial(threads) else _residuals_threaded
 
-        def dense(operator, w, r):
-            np.dot(operator.a, w, r)
-            loss = misfit(operator.values, operator.scale, r)
-            np.dot(operator.a.T, r, w)
-            return loss
+        def dense(operator, w, r, work, cancel, threads):
+            over_blocks(operator, w, r, work, cancel)
+            return loss_of(operator, r)
 
         return dense
     if is_a(operator, SparseRows):
 
-        def sparse(operator, w, r):
+        def sparse(operator, w, r, work, cancel, threads):
             _sparse_times_vector(operator.row_starts, operator.cols, operator.row_weights, w, r)
             loss = misfit(operator.values, operator.scale, r)
             _sparse_times_vector(operator.col_starts, operator.rows, operator.col_weights, r, w)

@@ -126,7 +126,7 @@ class Rows:
         return rows
 
 
-def _loop(builder: ir.IRBuilder, start: Any, stop: Any, carried: Sequence[Any], body: Callable) -> list[Any]:
+def loop(builder: ir.IRBuilder, start: Any, stop: Any, carried: Sequence[Any], body: Callable) -> list[Any]:
     """``for i in range(start, stop): carried = body(i, carried)``; returns what is carried at the end."""
     before = builder.basic_block
     head, inside, after = (builder.function.append_basic_block(name) for name in ("head", "body", "after"))
@@ -198,8 +198,8 @@ def dot_rows(typingctx, like, count, row, dense, stride, indices, first, last, a
             def together(i, carried):
                 return dots(builder.add(first, builder.mul(i, ir.Constant(_I64, AT_ONCE))), AT_ONCE)
 
-            _loop(builder, ir.Constant(_I64, 0), fours, [], together)
-            _loop(builder, rest, last, [], lambda e, carried: dots(e, 1))
+            loop(builder, ir.Constant(_I64, 0), fours, [], together)
+            loop(builder, rest, last, [], lambda e, carried: dots(e, 1))
 
         _for_each_count(builder, dtype, count, emit)
         return context.get_dummy_value()
@@ -237,9 +237,9 @@ def transpose_rows(typingctx, like, source, source_stride, rows, blocks, out, ou
                     unit.store([vector], builder.add(address, builder.mul(i, wide)))
                 return []
 
-            return _loop(builder, ir.Constant(_I64, 0), blocks, [], block)
+            return loop(builder, ir.Constant(_I64, 0), blocks, [], block)
 
-        _loop(builder, ir.Constant(_I64, 0), bands, [], band)
+        loop(builder, ir.Constant(_I64, 0), bands, [], band)
         return context.get_dummy_value()
 
     return types.void(like, *[types.int64] * 6), codegen
@@ -266,7 +266,7 @@ def sum_rows(
                 splat = rows.splat(weight)
                 return [rows.fma(v, splat, s) for v, s in zip(y, sums, strict=True)]
 
-            sums = _loop(builder, first, last, [rows.zero] * rows.count, body)
+            sums = loop(builder, first, last, [rows.zero] * rows.count, body)
             start = [builder.select(has_base, v, rows.zero) for v in rows.load(base)]
             scales = rows.splat(scale)
             rows.store([rows.fma(s, scales, v) for s, v in zip(sums, start, strict=True)], out)

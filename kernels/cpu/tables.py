@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import carray, types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from fastdmf.kernels.cpu.compilation import kernel
 
@@ -86,3 +86,31 @@ def copy_into(target, source):
     """``target[:] = source`` for vectors of one length, without the messages for others being compiled."""
     for i in range(target.size):
         target[i] = source[i]
+
+
+@intrinsic
+def _byte(typingctx, address):
+    """The byte at an address."""
+
+    def codegen(context, builder, signature, args):
+        return builder.load(builder.inttoptr(args[0], ir.IntType(8).as_pointer()))
+
+    return types.uint8(types.int64), codegen
+
+
+def is_set(flags):
+    """Whether a flag of one byte is set, or any of several, given as an array of their addresses."""
+
+
+@overload(is_set)
+def _is_set(flags):
+    if flags.dtype == types.uint8:
+        return lambda flags: flags[0] != 0
+
+    def any_of_them(flags):
+        number = 0
+        for address in flags:
+            number += _byte(address)
+        return number != 0
+
+    return any_of_them

@@ -1,7 +1,7 @@
-"""The verbs that supports and operators implement.
+"""The verbs that factorizations, supports and operators implement.
 
 Each is a name without a body.  Numba picks the implementation by the type of the first argument, so the
-loops of ``stepping`` are written once and compiled only for the kinds of problem that are run.
+loops of ``stepping`` are written once and compiled only for what is run.
 """
 
 from numba import types
@@ -10,6 +10,24 @@ from fastdmf.kernels.cpu.tables import Place
 
 #: The base of a sum that has none.
 NOWHERE = Place(0, 0, 0, 0)
+
+
+# Of a factorization.
+
+
+def compose(model, support, factors, w, cancel, threads):
+    """The entries of W on the support, written to ``w``."""
+
+
+def pull_back(model, support, factors, grads, cancel, threads):
+    """The gradient in the factors, from that on the support in ``model.w``, where W was last composed."""
+
+
+def step_back(model, support, factors, step, moved, cancel, threads):
+    """Moved = factors − step · gradient without writing out the gradient; False where that is not done."""
+
+
+# Of a support.
 
 
 def look(support, left, right, w, cancel, threads):
@@ -27,12 +45,19 @@ def pull_tied(support, z, factor, scale, base, out, cancel, threads):
     """Out = base + scale (Z + Zᵀ) U, the pullback for W = UUᵀ."""
 
 
-def measure(operator, w, out):
-    """Out = A(w), for w on the support."""
+# Of an operator.
 
 
-def residual(operator, w, r):
+def measure(operator, w, out, work, cancel, threads):
+    """Out = A(w), for w on the support; ``work`` is the operator's scratch memory."""
+
+
+def residual(operator, w, r, work, cancel, threads):
     """Replace w by c A*(r), store c r with r = A(w) − y, and return the loss (c/2) Σ r²."""
+
+
+def residuals(operator, w, r, work, cancel, threads):
+    """:func:`residual`, but for the loss, of several points: w, r and work are arrays of their addresses."""
 
 
 def is_a(numba_type, kind) -> bool:

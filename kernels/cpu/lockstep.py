@@ -1,0 +1,183 @@
+"""Several trajectories that step together, so that one pass over the measurements serves them all."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba.extending import overload
+
+from fastdmf.kernels.cpu.compilation import entry_point, kernel
+from fastdmf.kernels.cpu.product import Chains
+from fastdmf.kernels.cpu.sensing import loss_of
+from fastdmf.kernels.cpu.stepping import (
+    ALL_STEPS,
+    CANCELLED,
+    DIVERGED,
+    HALTED,
+    LOSS,
+    MEAN_SQUARE,
+    SLOTS,
+    STEPS,
+    TIME,
+    FixedStep,
+    GroupRMS,
+    is_met,
+    move,
+    need_gradient,
+)
+from fastdmf.kernels.cpu.symmetric import Tied
+from fastdmf.kernels.cpu.tables import is_set, vector_at
+from fastdmf.kernels.cpu.unfactored import Unfactored
+from fastdmf.kernels.cpu.verbs import compose, is_a, residuals
+
+
+class Company(NamedTuple):
+    """B trajectories of one engine.
+
+    ``points``, ``grads``, ``prefixes``, ``deltas`` and ``velocities`` are a table for each; ``w``, ``r``,
+    ``work``, ``scalars`` and ``cancels`` are the addresses of what each has.  ``has_gradient`` (B,) says
+    whose gradient in the factors is known; ``before`` (B, 2) is scratch memory, and in ``events`` (B,) is
+    left why each one stopped.
+    """
+
+    points: np.ndarray
+    grads: np.ndarray
+    prefixes: np.ndarray
+    deltas: np.ndarray
+    velocities: np.ndarray
+    w: np.ndarray
+    r: np.ndarray
+    work: np.ndarray
+    scalars: np.ndarray
+    cancels: np.ndarray
+    has_gradient: np.ndarray
+    before: np.ndarray
+    events: np.ndarray
+
+
+def _model_of(model, company, b):
+    """The factorization of member b, which is that of ``model`` with memory of its own."""
+
+
+@overload(_model_of)
+def _model_of_member(model, company, b):
+    if is_a(model, Chains):
+
+        def chains(model, company, b):
+            return Chains(
+                model.left, model.right, company.prefixes[b], company.deltas[b], model.spare,
+                vector_at(company.w[b], model.w.size, model.w),
+                vector_at(company.r[b], model.r.size, model.w),
+                vector_at(company.work[b], model.work.size, model.w),
+            )  # fmt: skip
+
+        return chains
+    kind = Tied if is_a(model, Tied) else Unfactored
+
+    def single(model, company, b):
+        return kind(
+            vector_at(company.w[b], model.w.size, model.w),
+            vector_at(company.r[b], model.r.size, model.w),
+            vector_at(company.work[b], model.work.size, model.w),
+        )
+
+    return single
+
+
+@kernel
+def _scalars_of(company, b):
+    return vector_at(company.scalars[b], SLOTS, company.before)
+
+
+def _rule_of(rule, company, b):
+    """The rule by which member b moves."""
+
+
+@overload(_rule_of)
+def _rule_of_member(rule, company, b):
+    if is_a(rule, FixedStep):
+        return lambda rule, company, b: FixedStep(rule.lr, rule.momentum, company.velocities[b])
+    if is_a(rule, GroupRMS):
+        return lambda rule, company, b: rule
+    return None
+
+
+@kernel
+def _move_and_compose(rule, model, support, operator, company, b, point, grad, swapped, threads):
+    """Write the next point of member b over its gradient, and the entries of its product to its ``w``."""
+    own, scalars, cancels = _model_of(model, company, b), _scalars_of(company, b), company.cancels
+    company.before[b, 0], company.before[b, 1] = scalars[TIME], scalars[MEAN_SQUARE]
+    move(
+        _rule_of(rule, company, b), own, support, operator, point, grad, scalars, company.has_gradient[b],
+        swapped, cancels, threads,
+    )  # fmt: skip
+    company.has_gradient[b] = False
+    compose(own, support, grad, own.w, cancels, threads)
+
+
+@kernel
+def _take_back(company, b, event):
+    scalars = _scalars_of(company, b)
+    scalars[TIME], scalars[MEAN_SQUARE] = company.before[b, 0], company.before[b, 1]
+    company.events[b] = event
+
+
+@kernel
+def _arrive(model, support, operator, company, b, point, grad, norms, loss_below, gradient_below, threads):
+    """The loss of member b at its new point; the step is taken back where that is not finite."""
+    own, scalars = _model_of(model, company, b), _scalars_of(company, b)
+    loss = loss_of(operator, own.r)
+    if not np.isfinite(loss):
+        _take_back(company, b, DIVERGED)
+        return
+    scalars[LOSS] = loss
+    if norms:
+        need_gradient(own, support, point, grad, scalars, False, company.cancels, threads)
+        company.has_gradient[b] = True
+    scalars[STEPS] += 1.0
+    company.events[b] = HALTED if is_met(loss_below, gradient_below, scalars) else ALL_STEPS
+
+
+@entry_point
+def advance_together(
+    rule, model, support, operator, company, steps, norms, halts, loss_below, gradient_below, threads
+):
+    """What ``stepping.advance`` does, for evaluated points, until the first step that is the last for any.
+
+    ``model`` is that of any member.  Member b needs the gradient's norm if ``norms[b]``, and its pairs of
+    thresholds are ``loss_below[c]``, ``gradient_below[c]`` with halts[b] ≤ c < halts[b + 1].
+
+    Returns
+    -------
+    taken, swapped
+        Steps taken, one less by those that diverged, and whether the sets of matrices have changed places,
+        which holds the other way round for these.
+    """
+    members = company.events.size
+    for b in range(members):
+        company.events[b] = ALL_STEPS
+    points, grads, swapped = company.points, company.grads, False
+    for taken in range(steps):
+        for b in range(members):
+            _move_and_compose(
+                rule, model, support, operator, company, b, points[b], grads[b], swapped, threads
+            )
+        points, grads, swapped = grads, points, not swapped
+        residuals(operator, company.w, company.r, company.work, company.cancels, threads)
+        if is_set(company.cancels):
+            for b in range(members):
+                _take_back(company, b, CANCELLED)
+            return taken, not swapped
+        for b in range(members):
+            first, last = halts[b], halts[b + 1]
+            _arrive(
+                model, support, operator, company, b, points[b], grads[b], norms[b],
+                loss_below[first:last], gradient_below[first:last], threads,
+            )  # fmt: skip
+        is_cancelled, all_go_on = is_set(company.cancels), True
+        for b in range(members):
+            if is_cancelled and company.events[b] != DIVERGED:
+                company.events[b] = CANCELLED
+            all_go_on = all_go_on and company.events[b] == ALL_STEPS
+        if not all_go_on:
+            return taken + 1, swapped
+    return steps, swapped
