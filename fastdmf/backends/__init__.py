@@ -2,7 +2,7 @@
 
 An engine is bound to one problem × factorization × optimizer × dtype.  It starts trajectories; a
 trajectory is mutable, owns its memory on the device, and knows how to take steps.  Everything above
-(stopping, recording, checkpoints, callbacks, progress) is written once, against the two protocols here.
+(stopping, recording, checkpoints, callbacks, progress) is written once, against the protocols here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -91,6 +91,20 @@ class Trajectory(Protocol):
         ...
 
 
+class Lockstep(Protocol):
+    """Trajectories of one engine that step together."""
+
+    def advance(self, steps: int, halts: Sequence[Halts]) -> list[Event]:
+        """Take up to ``steps`` steps with every member; all end at the first step where any has an event.
+
+        ``halts[b]`` are member b's.  A member whose next step has no finite loss takes its step back
+        (event DIVERGED) while the others keep theirs; one that meets its halts gets HALTED; the others get
+        ALL_STEPS.  All get CANCELLED if any member's ``cancel`` was set.  Every member is left as by an
+        advance of its own that ended with this event.
+        """
+        ...
+
+
 class Engine(Protocol):
     """Starts trajectories of one problem × factorization × optimizer × dtype."""
 
@@ -104,6 +118,14 @@ class Engine(Protocol):
 
     def resume(self, factors: Sequence[Array], memory: Mapping[str, Array], evaluations: int) -> Trajectory:
         """A trajectory at a point reached before, evaluated there again."""
+        ...
+
+    def together(self, trajectories: Sequence[Trajectory]) -> Lockstep | None:
+        """The trajectories in lockstep; None where that does not pay, and each is to be advanced by itself.
+
+        In between they stay usable by themselves (factors, state, memory, test_error, advance), and when
+        members leave, a new lockstep may be formed of any subset.
+        """
         ...
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numba.core import config as numba_config
 
 from fastdmf._checks import Array
-from fastdmf.backends import Event, Halts
+from fastdmf.backends import Event, Halts, Lockstep, Trajectory
 from fastdmf.backends.blas import blas_threads
 from fastdmf.backends.cpu_binding import bind_problem, pattern_of
 from fastdmf.backends.layout import aligned_empty, layout_of
@@ -184,6 +184,10 @@ class CpuEngine:
     ) -> "CpuTrajectory":
         """A trajectory at a point reached before, evaluated there again."""
         return CpuTrajectory(self.objective, self.optimizer, factors, memory, evaluations)
+
+    def together(self, trajectories: Sequence[Trajectory]) -> Lockstep | None:
+        """None: trajectories on observed entries share no work, and do best on threads of their own."""
+        return None
 
 
 class CpuTrajectory:
