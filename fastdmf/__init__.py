@@ -20,6 +20,7 @@ from fastdmf.problems import Completion, Sensing
 from fastdmf.recording import Record
 from fastdmf.result import Result
 from fastdmf.run import run
+from fastdmf.run_many import run_many
 from fastdmf.state import State
 from fastdmf.stopping import GradientBelow, LossBelow, MaxSteps, Stalled, Status, TimeLimit
 
@@ -55,4 +56,5 @@ __all__ = [
     "metrics",
     "plot",
     "run",
+    "run_many",
 ]

@@ -24,10 +24,10 @@ class Interruption:
         self.requested = False
         self._signals = [signal.SIGINT, signal.SIGTERM] if terminate else [signal.SIGINT]
         self._previous: dict[signal.Signals, Any] = {}
-        self._cancel: Array | None = None
+        self._cancels: list[Array] = []
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
+        if _in_main_thread():
             for number in self._signals:
                 handler = signal.getsignal(number)
                 if handler not in (signal.SIG_IGN, None):  # a process told to ignore it goes on ignoring it
@@ -44,13 +44,19 @@ class Interruption:
 
     def watch(self, cancel: Array) -> None:
         """Set ``cancel[0]`` as well when the interruption comes."""
-        self._cancel = cancel
+        self._cancels.append(cancel)  # first: the interruption may come in another thread meanwhile
         if self.requested:
             cancel[0] = 1
 
+    def request(self) -> None:
+        """Interrupt, as the first Ctrl-C does."""
+        self.requested = True
+        for cancel in self._cancels:
+            cancel[0] = 1
+
     def call(self, work: Callable[[], T], *, may_be_long: bool) -> T:
-        """``work()``; if it may be long, in another thread, so that a signal can cancel it."""
-        if not may_be_long or not self._previous:
+        """``work()``; if it may be long, not in the main thread, so that a signal can cancel it."""
+        if not may_be_long or not self._previous or not _in_main_thread():
             return work()
         with ThreadPoolExecutor(max_workers=1) as pool:
             return pool.submit(work).result()
@@ -58,6 +64,8 @@ class Interruption:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = True
-        if self._cancel is not None:
-            self._cancel[0] = 1
+        self.request()
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from fastdmf import backends
 from fastdmf._checks import Array, count
-from fastdmf.backends import Event, Halts, Trajectory
+from fastdmf.backends import Event, Halts, Lockstep, Trajectory
 from fastdmf.factorizations import Factorization, Product, Symmetric
 from fastdmf.initializers import Gaussian, Initializer
 from fastdmf.optimizers import Optimizer
@@ -143,13 +143,26 @@ class Pace:
 
     def advance(self, trajectory: Trajectory, steps: int, halts: Halts = ()) -> Event:
         """Advance by at most ``steps`` steps, and by no more than one stretch."""
-        affordable = max(1, int(STRETCH_SECONDS / self._seconds_per_step))
         before, begin = trajectory.step, perf_counter()
-        event = trajectory.advance(min(steps, affordable), halts)
-        taken = trajectory.step - before
-        if taken:
-            self._seconds_per_step = (perf_counter() - begin) / taken
+        event = trajectory.advance(self._affordable(steps), halts)
+        self._learn(trajectory.step - before, perf_counter() - begin)
         return event
+
+    def advance_together(
+        self, lockstep: Lockstep, trajectories: Sequence[Trajectory], steps: int, halts: Sequence[Halts]
+    ) -> None:
+        """The same for the trajectories of a lockstep, which stand at one step."""
+        before, begin = trajectories[0].step, perf_counter()
+        lockstep.advance(self._affordable(steps), halts)
+        # One that diverges takes its last step back.
+        self._learn(max(t.step for t in trajectories) - before, perf_counter() - begin)
+
+    def _affordable(self, steps: int) -> int:
+        return min(steps, max(1, int(STRETCH_SECONDS / self._seconds_per_step)))
+
+    def _learn(self, steps: int, seconds: float) -> None:
+        if steps:
+            self._seconds_per_step = seconds / steps
 
 
 def loss_and_gradients(

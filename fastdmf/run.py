@@ -2,27 +2,21 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import numpy as np
 import numpy.typing as npt
 
-from fastdmf._checks import count
-from fastdmf._describe import describe
 from fastdmf.checkpoint import Checkpoint, Saved
-from fastdmf.factorizations import Factorization, Product
-from fastdmf.halting import Stopper
-from fastdmf.initializers import Gaussian, Initializer
+from fastdmf.choices import Choices
+from fastdmf.factorizations import Factorization
+from fastdmf.initializers import Initializer
 from fastdmf.interrupt import Interruption
-from fastdmf.loop import Loop
-from fastdmf.optimizers import GradientDescent, GroupRMSprop, Optimizer
-from fastdmf.problems import Completion, Problem
+from fastdmf.optimizers import Optimizer
+from fastdmf.problems import Problem
 from fastdmf.recording import Record
 from fastdmf.result import Result
 from fastdmf.session import Session, progress_bar
 from fastdmf.state import State
-from fastdmf.stopping import LossBelow, MaxSteps, Stop
-from fastdmf.tracing import Recorder
+from fastdmf.stopping import Stop
 
 
 def run(
@@ -97,81 +91,29 @@ def run(
     >>> str(result.status), result.steps
     ('max_steps', 100)
     """
-    if depth is not None and factorization is not None:
-        raise ValueError(
-            f"give depth or factorization, not both: depth={depth}, factorization={factorization}"
-        )
-    if lr is not None and optimizer is not None:
-        raise ValueError(f"give lr or optimizer, not both: lr={lr}, optimizer={optimizer}")
-    if factorization is None:
-        factorization = Product(2 if depth is None else depth)
-    if optimizer is None:
-        optimizer = GroupRMSprop() if lr is None else GradientDescent(lr)
-    choices = _Choices(
-        problem=Completion.random() if problem is None else problem,
-        factorization=factorization,
-        init=Gaussian() if init is None else init,
-        optimizer=optimizer,
-        stop=LossBelow(1e-6) | MaxSteps(1_000_000) if stop is None else stop,
-        record=Record() if record is None else record,
+    choices = Choices.of(
+        problem, depth, factorization, init, optimizer, lr, stop, record, dtype=dtype, device=device
     )
     if callback is not None and not callable(callback):
         raise TypeError(f"callback must be a function of a State, not {callback!r}")
-    if seed is not None:
-        seed = count("seed", seed, least=0) if choices.init.is_random else None
+    seed = choices.usable(seed)
     if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
         checkpoint = Checkpoint(checkpoint)
 
-    settings = {**choices.as_text(), "dtype": str(np.dtype(dtype)), "device": device}
     saved = Saved.read(checkpoint.path) if checkpoint else None
     if checkpoint and saved:
-        saved.check_belongs(checkpoint.path, settings, seed)
+        saved.check_belongs(checkpoint.path, choices.settings, seed)
         if saved.finished:
             return saved.result
         seed = saved.result.seed
-    elif seed is None and choices.init.is_random:
-        seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+    elif seed is None:
+        seed = choices.fresh_seed()
 
-    loop = Loop(choices.problem, factorization, optimizer, dtype=dtype, device=device, threads=threads)
-    settings["form"] = loop.engine.form
-    stopper, recorder = Stopper(choices.stop), Recorder(choices.record)
+    loop = choices.loop(threads)
     interrupting = Interruption(terminate=checkpoint is not None)
-    # What overflows at a divergence is recorded as it is, without warnings.
-    quiet = np.errstate(over="ignore", invalid="ignore")
-    with interrupting as interruption, loop.engine.holding_threads(), quiet:
-        session = Session(loop, stopper, recorder, settings, seed, checkpoint, interruption)
-        session.begin(choices.init, saved)
+    with interrupting as interruption, loop.engine.holding_threads():
+        session = Session(loop, choices, seed, interruption, checkpoint)
+        session.begin(saved)
         with progress_bar(progress, choices.stop, session.trajectory) as show:
             session.go(callback, show)
     return session.result
-
-
-@dataclass(frozen=True)
-class _Choices:
-    """The independent choices that a run is composed of."""
-
-    problem: Problem
-    factorization: Factorization
-    init: Initializer
-    optimizer: Optimizer
-    stop: Stop
-    record: Record
-
-    def __post_init__(self) -> None:
-        for name, (kind, examples) in _KINDS.items():
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{name} must be {examples}, not {getattr(self, name)!r}")
-
-    def as_text(self) -> dict[str, str]:
-        """All choices as text, equal for equal choices."""
-        return {name: describe(getattr(self, name)) for name in _KINDS} | {"loss": self.problem.loss}
-
-
-_KINDS = {
-    "problem": (Problem, "a Completion or Sensing"),
-    "factorization": (Factorization, "a Product or Symmetric"),
-    "init": (Initializer, "an initializer such as Gaussian()"),
-    "optimizer": (Optimizer, "an optimizer such as GradientDescent(lr)"),
-    "stop": (Stop, "a criterion such as MaxSteps(steps)"),
-    "record": (Record, "a Record"),
-}

@@ -4,11 +4,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from time import perf_counter
+from typing import NamedTuple
 
-from fastdmf.backends import Trajectory
+import numpy as np
+
+from fastdmf.backends import Halts, Trajectory
 from fastdmf.checkpoint import Checkpoint, Saved
+from fastdmf.choices import Choices
 from fastdmf.halting import Stopper
-from fastdmf.initializers import Initializer
 from fastdmf.interrupt import Interruption
 from fastdmf.loop import Loop, Pace
 from fastdmf.result import Result
@@ -19,9 +22,22 @@ from fastdmf.tracing import Recorder
 #: Steps to ask for when no event lies ahead.
 _UNLIMITED = 1 << 40
 
+Callback = Callable[[State], object]
+
+
+class Leg(NamedTuple):
+    """How far a trajectory may go before its session looks at it again."""
+
+    steps: int
+    halts: Halts
+
 
 class Session:
-    """Moves a trajectory from its start to its end: stops, records, saves, calls back."""
+    """Takes a trajectory from its start to its end: stops, records, saves, calls back.
+
+    The one loop of a run is the alternation of :meth:`next_leg` and an advance by at most that leg.
+    Whoever moves the trajectory alternates them: :meth:`go` does so for a trajectory by itself.
+    """
 
     trajectory: Trajectory
     result: Result
@@ -29,16 +45,16 @@ class Session:
     def __init__(
         self,
         loop: Loop,
-        stopper: Stopper,
-        recorder: Recorder,
-        settings: dict[str, str],
+        choices: Choices,
         seed: int | None,
-        checkpoint: Checkpoint | None,
         interruption: Interruption,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
-        self._loop, self._stopper, self._recorder = loop, stopper, recorder
-        self._settings, self._seed = settings, seed
-        self._checkpoint, self._interruption = checkpoint, interruption
+        self._loop, self._choices, self._seed = loop, choices, seed
+        self._interruption, self._checkpoint = interruption, checkpoint
+        self._stopper, self._recorder = Stopper(choices.stop), Recorder(choices.record)
+        # Before the clock starts: a large problem takes long to hash.
+        self._settings = {**choices.settings, "form": loop.engine.form}
         self._begun = perf_counter()
         self._seconds_before = 0.0
         self._next_save = 0.0  # the first save comes after the first stretch
@@ -48,10 +64,10 @@ class Session:
         """Wall time spent, over all resumptions."""
         return self._seconds_before + perf_counter() - self._begun
 
-    def begin(self, init: Initializer, saved: Saved | None) -> None:
+    def begin(self, saved: Saved | None = None) -> None:
         """Place the trajectory at the start, or where a checkpoint left it."""
         if saved is None:
-            start = partial(self._loop.start, init, self._seed)
+            start = partial(self._loop.start, self._choices.init, self._seed)
         else:
             result = saved.result
             start = partial(self._loop.engine.resume, result.factors, saved.memory, result.evaluations)
@@ -61,41 +77,44 @@ class Session:
         self.trajectory = self._interruption.call(start, may_be_long=True)
         self._interruption.watch(self.trajectory.cancel)
 
-    def go(self, callback: Callable[[State], object] | None, show: Callable[[], None]) -> None:
-        """Run to the end; an exception in a callback or a metric leaves a checkpoint behind."""
+    def go(self, callback: Callback | None = None, show: Callable[[], object] = lambda: None) -> None:
+        """Move the trajectory to its end; an exception on the way leaves a checkpoint behind."""
+        pace = Pace()
         try:
-            status = self._advance_until_done(callback, show)
-            finished = status is not Status.INTERRUPTED
-            if not finished:
-                self._save(finished=False)
-            if self._recorder.take(self.trajectory) and finished and callback is not None:
-                callback(self.trajectory.state())
-            self.result = self._result_with(status, self.trajectory.test_error())
+            while (leg := self.next_leg(callback)) is not None:
+                stretch = partial(pace.advance, self.trajectory, leg.steps, leg.halts)
+                self._interruption.call(stretch, may_be_long=pace.is_unhurried)
+                show()
+                if perf_counter() >= self._next_save:
+                    self._save(finished=False)
         except BaseException:
             self._save(finished=False)
             raise
-        if finished:
+        if self.result.status is not Status.INTERRUPTED:
             self._save(finished=True)
 
-    def _advance_until_done(
-        self, callback: Callable[[State], object] | None, show: Callable[[], None]
-    ) -> Status:
-        trajectory, pace = self.trajectory, Pace()
-        while True:
+    def next_leg(self, callback: Callback | None = None) -> Leg | None:
+        """Record what is due here and say how far to go; None at the end, which has its :attr:`result`."""
+        # What overflows at a divergence is recorded as it is, without warnings.
+        with np.errstate(over="ignore", invalid="ignore"):
             status = self._status()
-            if status is None and self._recorder.is_due(trajectory):
-                self._recorder.take(trajectory)
-                if callback is not None and callback(trajectory.state()):
+            if status is None and self._recorder.is_due(self.trajectory):
+                self._recorder.take(self.trajectory)
+                if callback is not None and callback(self.trajectory.state()):
                     status = Status.STOPPED
             if status is not None:
-                return status
-            steps = self._steps_to_next_event()
-            halts = self._stopper.halts(trajectory.step, self.seconds) + self._recorder.halts()
-            stretch = partial(pace.advance, trajectory, steps, halts)
-            self._interruption.call(stretch, may_be_long=pace.is_unhurried)
-            show()
-            if self._checkpoint is not None and perf_counter() >= self._next_save:
-                self._save(finished=False)
+                self._end(status, callback)
+                return None
+        halts = self._stopper.halts(self.trajectory.step, self.seconds) + self._recorder.halts()
+        return Leg(self._steps_to_next_event(), halts)
+
+    def _end(self, status: Status, callback: Callback | None) -> None:
+        finished = status is not Status.INTERRUPTED
+        if not finished:
+            self._save(finished=False)  # without the last row, which the uninterrupted run would not have
+        if self._recorder.take(self.trajectory) and finished and callback is not None:
+            callback(self.trajectory.state())
+        self.result = self._result_with(status, self.trajectory.test_error())
 
     def _status(self) -> Status | None:
         if self.trajectory.diverged:

@@ -293,7 +293,7 @@ def test_a_fresh_seed_is_continued(tmp_path):
 def test_a_finished_checkpoint_is_the_result(finished, monkeypatch):
     path, result = finished
     before = path.read_bytes()
-    monkeypatch.setattr(sys.modules["fastdmf.run"], "Loop", None)  # nothing is bound, let alone run
+    monkeypatch.setattr(sys.modules["fastdmf.choices"], "Loop", None)  # nothing is bound, let alone run
     for checkpoint in (path, str(path), dmf.Checkpoint(path)):
         again = dmf.run(PROBLEM, checkpoint=checkpoint, **choices_of("momentum"))
         assert_same(again, result)
