@@ -10,7 +10,6 @@ arrays alive.
 from typing import NamedTuple
 
 import numpy as np
-from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
@@ -33,17 +32,6 @@ def table_of(matrices) -> np.ndarray:
     """The table of matrices whose rows are contiguous."""
     lines = [(a.ctypes.data, *a.shape, max(a.strides[0] // a.itemsize, a.shape[1])) for a in matrices]
     return np.array(lines, dtype=np.int64).reshape(-1, 4)
-
-
-@intrinsic
-def index_at(typingctx, indices, e):
-    """Element e of the int32 array at an address."""
-
-    def codegen(context, builder, signature, args):
-        element = builder.gep(builder.inttoptr(args[0], ir.IntType(32).as_pointer()), [args[1]])
-        return builder.sext(builder.load(element), ir.IntType(64))
-
-    return types.int64(types.int64, types.int64), codegen
 
 
 @intrinsic
