@@ -14,7 +14,7 @@ from fastdmf.backends import Event, Halts
 from fastdmf.backends.blas import blas_threads
 from fastdmf.backends.cpu_binding import bind_problem, pattern_of
 from fastdmf.backends.layout import Layout, aligned_empty, layout_of
-from fastdmf.factorizations import Factorization
+from fastdmf.factorizations import Factorization, Symmetric
 from fastdmf.kernels.cpu import stepping
 from fastdmf.kernels.cpu.compilation import source_digest
 from fastdmf.kernels.cpu.completion import Entries, Pattern
@@ -88,7 +88,9 @@ class CpuObjective:
             )
         self.problem, self.factorization = problem, factorization
         self.dtype, self.threads = dtype, threads
-        self._width = min(min(shape) for shape in factorization.factor_shapes(problem.shape))
+        factor_shapes = factorization.factor_shapes(problem.shape)
+        gathers = len(factor_shapes) > 1 or isinstance(factorization, Symmetric)
+        self._width = min(min(shape) for shape in factor_shapes) if gathers else 0
         self.support, self.operator, where = bind_problem(problem, dtype, self._width)
         self.entries = problem.shape[0] * problem.shape[1] if where is None else where[0].size
         lanes = VECTOR_BYTES // dtype.itemsize

@@ -6,26 +6,33 @@ import numpy as np
 
 from fastdmf._checks import Array
 from fastdmf.backends.layout import blocks_of, compressed_rows
+from fastdmf.backends.tiles import blocks_support, tiling_of
+from fastdmf.kernels.cpu.blocked import Blocks
 from fastdmf.kernels.cpu.completion import Entries, Pattern
 from fastdmf.kernels.cpu.sensing import DenseRows, SparseRows, Whole
 from fastdmf.problems import Completion, Problem, Sensing
 
 #: support, operator, and the support's rows and columns (None: all of W)
-Binding = tuple[Pattern | Whole, Entries | DenseRows | SparseRows, tuple[Array, Array] | None]
+Binding = tuple[Pattern | Blocks | Whole, Entries | DenseRows | SparseRows, tuple[Array, Array] | None]
 
 
 @singledispatch
 def bind_problem(problem: Problem, dtype: np.dtype, width: int) -> Binding:
-    """The support and the operator of a problem."""
+    """The support and the operator of a problem; rows of ``width`` elements are gathered, 0 if none are."""
     raise TypeError(f"the CPU backend cannot measure {problem!r}")
 
 
 @bind_problem.register
 def _(problem: Completion, dtype: np.dtype, width: int) -> Binding:
-    order = problem.row_order
-    rows, cols = problem.rows[order], problem.cols[order]
-    values = _settled(problem.values[order], dtype)
-    return pattern_of(rows, cols, problem.shape, width), Entries(values, problem.loss_scale), (rows, cols)
+    rows, cols, values = problem.rows, problem.cols, problem.values
+    tiling = tiling_of(problem.shape, values.size, width, dtype)
+    if tiling is None:
+        order = np.argsort(rows.astype(np.int64) * problem.shape[1] + cols)  # n p may exceed 2³¹
+        where = rows[order], cols[order]
+        support = pattern_of(*where, problem.shape, width)
+    else:
+        support, order, where = blocks_support(rows, cols, problem.shape, tiling)
+    return support, Entries(_settled(values[order], dtype), problem.loss_scale), where
 
 
 @bind_problem.register

@@ -9,6 +9,7 @@
 ``loss``            the loss, whatever is measured
 ``verbs``           what supports and operators implement
 ``completion``      W on a sparse support: sampled products, their adjoints, observed entries
+``blocked``         the same on a large support, cut into tiles that fit into cache
 ``sensing``         W everywhere, and linear measurements of it, dense or sparse
 ``product``         chains of factors: prefix products and the pullback
 ``line_search``     the loss along the gradient as a polynomial, and its minimizer

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from fastdmf.kernels.cpu import completion, sensing  # noqa: F401  (they implement the verbs)
+from fastdmf.kernels.cpu import blocked, completion, sensing  # noqa: F401  (they implement the verbs)
 from fastdmf.kernels.cpu.compilation import compile_apart, entry_point, kernel
 from fastdmf.kernels.cpu.line_search import LineSearch, exact_step
 from fastdmf.kernels.cpu.product import chain_end, chain_product, chain_pullback
