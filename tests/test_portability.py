@@ -24,15 +24,21 @@ def assembly(intrinsic, dtype, target, processor):
     """The code of a function that does nothing but call an intrinsic of `simd`, and its calls."""
     scalar = ir.FloatType() if dtype == types.float32 else ir.DoubleType()
     kinds = {"accumulate": FLAG, "has_base": FLAG, "scale": scalar, "like": ir.IntType(8)}
+    arrays = {"like": dtype, "indices": types.int32, "order": types.int32}
+    kinds |= dict.fromkeys(["indices", "order"], ir.IntType(32).as_pointer())
     names = intrinsic._defn.__code__.co_varnames[1 : intrinsic._defn.__code__.co_argcount]
-    arguments = [types.int64 if n != "like" else types.Array(dtype, 1, "C") for n in names]
-    _, generate = intrinsic._defn(None, *arguments)
+    arguments = [types.Array(arrays[n], 1, "C") if n in arrays else types.int64 for n in names]
+    signature, generate = intrinsic._defn(None, *arguments)
     module = ir.Module("test")
     function = ir.Function(
         module, ir.FunctionType(ir.VoidType(), [kinds.get(n, NUMBER) for n in names]), "kernel"
     )
     builder = ir.IRBuilder(function.append_basic_block())
-    generate(SimpleNamespace(get_dummy_value=lambda: None), builder, None, function.args)
+    context = SimpleNamespace(
+        get_dummy_value=lambda: None,
+        make_array=lambda kind: lambda context, builder, array: SimpleNamespace(data=array),
+    )
+    generate(context, builder, signature, function.args)
     builder.ret_void()
 
     machine = llvm.Target.from_triple(target).create_target_machine(cpu=processor, opt=3)

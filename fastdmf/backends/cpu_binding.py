@@ -8,6 +8,8 @@ import numpy as np
 
 from fastdmf._checks import Array
 from fastdmf.backends.layout import aligned_empty, blocks_of, compressed_rows
+from fastdmf.backends.tiles import blocks_support, tiling_of
+from fastdmf.kernels.cpu.blocked import Blocks
 from fastdmf.kernels.cpu.completion import Entries, Pattern
 from fastdmf.kernels.cpu.dense_rows import ROWS
 from fastdmf.kernels.cpu.sensing import DenseRows, SparseRows
@@ -23,7 +25,7 @@ class Binding(NamedTuple):
     numbers the operator gives, and ``form`` says in words how W is looked at.
     """
 
-    support: Pattern | Whole
+    support: Pattern | Blocks | Whole
     operator: Entries | Masked | DenseRows | SparseRows
     where: tuple[Array, Array] | None
     measured: int
@@ -48,11 +50,18 @@ def _(problem: Completion, dtype: np.dtype, width: int, tied: bool) -> Binding:
     values = _settled(problem.values, dtype)
     if width and density(problem) > crossover(problem.shape, width, dtype):
         return _bind_masked(problem, values)
-    order = problem.row_order
-    rows, cols = problem.rows[order], problem.cols[order]
+    rows, cols = problem.rows, problem.cols
+    tiling = tiling_of(problem.shape, values.size, width, dtype)
+    if tiling is None:
+        order = np.argsort(rows.astype(np.int64) * problem.shape[1] + cols)  # n p may exceed 2³¹
+        where = rows[order], cols[order]
+        support: Pattern | Blocks = pattern_of(*where, problem.shape, width)
+        form = "observed entries"
+    else:
+        support, order, where = blocks_support(rows, cols, problem.shape, tiling)
+        form = "observed entries, in tiles"
     operator = Entries(_settled(values[order], dtype), problem.loss_scale)
-    support = pattern_of(rows, cols, problem.shape, width)
-    return Binding(support, operator, (rows, cols), values.size, "observed entries")
+    return Binding(support, operator, where, values.size, form)
 
 
 def _bind_masked(problem: Completion, values: Array) -> Binding:

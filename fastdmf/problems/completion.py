@@ -58,7 +58,7 @@ class Completion(Problem):
         shape = matrix_shape("shape", shape)
         self._set_common(shape, values, truth, loss)
         self.rows, self.cols = _positions("", rows, cols, self.values.size, shape)
-        self.row_order = _row_order(self.rows, self.cols, shape)
+        _refuse_repeated(self.rows, self.cols, shape)
         self.test = None
         if test is not None:
             test = items("test", test)
@@ -66,7 +66,7 @@ class Completion(Problem):
                 raise ValueError(f"test must be (rows, cols, values), not {len(test)} arrays")
             held_out = real_array("test values", test[2], ndim=1)
             self.test = (*_positions("test ", test[0], test[1], held_out.size, shape), held_out)
-            _row_order(*self.test[:2], shape)
+            _refuse_repeated(*self.test[:2], shape)
 
     @classmethod
     def random(
@@ -188,13 +188,11 @@ def _positions(
     return i, j
 
 
-def _row_order(rows: Array, cols: Array, shape: tuple[int, int]) -> Array:
-    """The permutation that sorts positions row by row; refuses a position that occurs twice."""
+def _refuse_repeated(rows: Array, cols: Array, shape: tuple[int, int]) -> None:
+    """Refuse a position that occurs twice."""
     place = rows.astype(np.int64) * shape[1] + cols  # n p may exceed 2³¹
-    order = np.argsort(place)
-    ascending = place[order]
-    twice = np.flatnonzero(ascending[1:] == ascending[:-1])
+    place.sort()
+    twice = np.flatnonzero(place[1:] == place[:-1])
     if twice.size:
-        i, j = divmod(int(ascending[twice[0]]), shape[1])
+        i, j = divmod(int(place[twice[0]]), shape[1])
         raise ValueError(f"the entry ({i}, {j}) is given twice; merge repeated observations first")
-    return order

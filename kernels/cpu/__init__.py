@@ -13,6 +13,7 @@
 ``symmetric``       the factorization W = UUᵀ
 ``unfactored``      W itself
 ``completion``      W on a sparse support: sampled products, their adjoints, observed entries
+``blocked``         the same on a large support, cut into tiles that fit into cache
 ``whole``           W everywhere, multiplied out, and the measurement of many of its entries
 ``sensing``         linear measurements of W, dense or sparse
 ``line_search``     the loss along the gradient as a polynomial, and its minimizer

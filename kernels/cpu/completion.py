@@ -7,7 +7,7 @@ sums that one row owns: nothing is scattered, and rows can be shared among threa
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange, types
+from numba import prange
 from numba.extending import overload
 
 from fastdmf.kernels.cpu.compilation import IS_PLAIN, compile_apart, inlined, kernel, parallel_kernel
@@ -46,17 +46,6 @@ class Entries(NamedTuple):
     scale: float
 
 
-def _address(array):
-    """Where an array lies; None stays None."""
-
-
-@overload(_address)
-def _address_of(array):
-    if isinstance(array, types.NoneType):
-        return lambda array: None
-    return lambda array: array.ctypes.data
-
-
 @kernel
 def _panels(place, like):
     """Vectors of a row, and of each of the panels of about equal size that long rows are cut into."""
@@ -72,7 +61,7 @@ def _row(place, i, like):
 
 
 @kernel
-def _sampled_products(left, right, starts, cols, first, last, w):
+def sampled_products(left, right, starts, cols, first, last, w):
     """w_e = ⟨L_i, R_j⟩ for the entries e = (i, j) of rows first … last − 1."""
     compile_apart()
     vectors, panel = _panels(left, w)
@@ -81,24 +70,26 @@ def _sampled_products(left, right, starts, cols, first, last, w):
         for i in range(first, last):
             dot_rows(
                 w, min(panel, vectors - q), _row(left, i, w) + offset, right.address + offset,
-                right.stride * w.itemsize, cols.ctypes.data, starts[i], starts[i + 1], q > 0, w.ctypes.data,
+                right.stride * w.itemsize, cols, starts[i], starts[i + 1], q > 0, w.ctypes.data,
             )  # fmt: skip
 
 
 @kernel
-def _gather_rows(starts, cols, order, z, dense, first, last, scale, base, out):
+def gather_rows(starts, cols, order, z, dense, first, last, scale, base, out):
     """out_i = [base_i] + scale Σ_e z_e dense_j over the entries e = (i, j) of rows first … last − 1."""
     compile_apart()
     vectors, panel = _panels(dense, z)
     scale = z.dtype.type(scale)
-    has_base = base.address != 0
+    has_base, in_place = base.address != 0, base.address == out.address
     for q in range(0, vectors, panel):
         offset = q * VECTOR_BYTES
         for i in range(first, last):
+            if in_place and starts[i] == starts[i + 1]:
+                continue
             here = _row(out, i, z) + offset
             sum_rows(
-                z, min(panel, vectors - q), z.ctypes.data, _address(order), dense.address + offset,
-                dense.stride * z.itemsize, cols.ctypes.data, starts[i], starts[i + 1],
+                z, min(panel, vectors - q), z.ctypes.data, order, dense.address + offset,
+                dense.stride * z.itemsize, cols, starts[i], starts[i + 1],
                 scale, has_base, _row(base, i, z) + offset if has_base else here, here,
             )  # fmt: skip
 
@@ -110,28 +101,28 @@ def _gather_rows(starts, cols, order, z, dense, first, last, scale, base, out):
 def _look_serial(left, right, starts, cols, blocks, w, cancel):
     for b in range(blocks.size - 1):
         if not is_set(cancel):
-            _sampled_products(left, right, starts, cols, blocks[b], blocks[b + 1], w)
+            sampled_products(left, right, starts, cols, blocks[b], blocks[b + 1], w)
 
 
 @parallel_kernel
 def _look_threaded(left, right, starts, cols, blocks, w, cancel):
     for b in prange(blocks.size - 1):
         if not is_set(cancel):
-            _sampled_products(left, right, starts, cols, blocks[b], blocks[b + 1], w)
+            sampled_products(left, right, starts, cols, blocks[b], blocks[b + 1], w)
 
 
 @inlined
 def _gather_serial(starts, cols, order, blocks, z, dense, scale, base, out, cancel):
     for b in range(blocks.size - 1):
         if not is_set(cancel):
-            _gather_rows(starts, cols, order, z, dense, blocks[b], blocks[b + 1], scale, base, out)
+            gather_rows(starts, cols, order, z, dense, blocks[b], blocks[b + 1], scale, base, out)
 
 
 @parallel_kernel
 def _gather_threaded(starts, cols, order, blocks, z, dense, scale, base, out, cancel):
     for b in prange(blocks.size - 1):
         if not is_set(cancel):
-            _gather_rows(starts, cols, order, z, dense, blocks[b], blocks[b + 1], scale, base, out)
+            gather_rows(starts, cols, order, z, dense, blocks[b], blocks[b + 1], scale, base, out)
 
 
 @overload(look, inline="always")

@@ -1,7 +1,7 @@
 """The functions of :mod:`simd` as ordinary loops, where explicit vectors are not wanted."""
 
 from fastdmf.kernels.cpu.compilation import kernel
-from fastdmf.kernels.cpu.tables import VECTOR_BYTES, index_at, vector_at
+from fastdmf.kernels.cpu.tables import VECTOR_BYTES, vector_at
 
 
 @kernel
@@ -10,7 +10,7 @@ def dot_rows(like, count, row, dense, stride, indices, first, last, accumulate, 
     width = count * VECTOR_BYTES // like.itemsize
     x, w = vector_at(row, width, like), vector_at(out, last, like)
     for e in range(first, last):
-        y = vector_at(dense + index_at(indices, e) * stride, width, like)
+        y = vector_at(dense + indices[e] * stride, width, like)
         total = w[e] if accumulate else like.dtype.type(0)
         for k in range(width):
             total += x[k] * y[k]
@@ -25,8 +25,8 @@ def sum_rows(like, count, weights, order, dense, stride, indices, first, last, s
     for k in range(width):
         total[k] = start[k] if has_base else like.dtype.type(0)
     for e in range(first, last):
-        y = vector_at(dense + index_at(indices, e) * stride, width, like)
-        weight = scale * (z[e] if order is None else z[index_at(order, e)])
+        y = vector_at(dense + indices[e] * stride, width, like)
+        weight = scale * (z[e] if order is None else z[order[e]])
         for k in range(width):
             total[k] += weight * y[k]
 

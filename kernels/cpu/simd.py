@@ -62,9 +62,10 @@ class Rows:
         offset = self.b.mul(index, ir.Constant(_I64, size or self.size))
         return self.b.load(self.b.inttoptr(self.b.add(base, offset), (kind or self.scalar).as_pointer()))
 
-    def index_at(self, base: Any, index: Any) -> Any:
-        """Element ``index`` of the int32 array at an address, as int64."""
-        return self.b.sext(self.scalar_at(base, index, _I32, 4), _I64)
+    def index_at(self, indices: "Indices", e: Any) -> Any:
+        """Element ``e`` of a vector of indices, as int64."""
+        index = self.scalar_at(indices.base, e, ir.IntType(indices.bits), indices.bits // 8)
+        return self.b.sext(index, _I64) if indices.signed else self.b.zext(index, _I64)
 
     def fma(self, x: Any, y: Any, z: Any) -> Any:
         """x · y + z, rounded once where the processor can."""
@@ -126,6 +127,15 @@ class Rows:
         return rows
 
 
+class Indices:
+    """Where a vector of indices lies, and of which type they are."""
+
+    def __init__(self, context: Any, builder: ir.IRBuilder, kind: types.Array, array: Any) -> None:
+        data = context.make_array(kind)(context, builder, array).data
+        self.base = builder.ptrtoint(data, _I64)
+        self.bits, self.signed = kind.dtype.bitwidth, kind.dtype.signed
+
+
 def loop(builder: ir.IRBuilder, start: Any, stop: Any, carried: Sequence[Any], body: Callable) -> list[Any]:
     """``for i in range(start, stop): carried = body(i, carried)``; returns what is carried at the end."""
     before = builder.basic_block
@@ -167,12 +177,14 @@ def _for_each_count(builder: ir.IRBuilder, dtype: types.Float, count: Any, emit:
 def dot_rows(typingctx, like, count, row, dense, stride, indices, first, last, accumulate, out):
     """out_e (+)= ⟨row, dense[indices_e]⟩ for first ≤ e < last.
 
-    Rows have ``count`` vectors and lie ``stride`` bytes apart; all but numbers are addresses.
+    Rows have ``count`` vectors and lie ``stride`` bytes apart.  All but numbers and the vector ``indices``
+    are addresses.
     """
     dtype = like.dtype
 
     def codegen(context, builder, signature, args):
         _, count, row, dense, stride, indices, first, last, accumulate, out = args
+        indices = Indices(context, builder, signature.args[5], indices)
         entries = builder.sub(last, first)
         fours = builder.sdiv(entries, ir.Constant(_I64, AT_ONCE))
         rest = builder.add(first, builder.mul(fours, ir.Constant(_I64, AT_ONCE)))
@@ -204,7 +216,9 @@ def dot_rows(typingctx, like, count, row, dense, stride, indices, first, last, a
         _for_each_count(builder, dtype, count, emit)
         return context.get_dummy_value()
 
-    return types.void(like, *[types.int64] * 7, types.boolean, types.int64), codegen
+    number = types.int64
+    arguments = [*[number] * 4, indices, number, number, types.boolean, number]
+    return types.void(like, *arguments), codegen
 
 
 @intrinsic
@@ -251,13 +265,17 @@ def sum_rows(
 ):
     """Out = base + scale Σ_e weights[order_e] dense[indices_e] for first ≤ e < last.
 
-    ``order`` None means e itself; without ``has_base`` the base is zero.
+    ``order``, a vector like ``indices``, may be None, which means e itself; without ``has_base`` the base
+    is zero.
     """
     dtype = like.dtype
     is_in_order = isinstance(order, types.NoneType)
 
     def codegen(context, builder, signature, args):
         _, count, weights, order, dense, stride, indices, first, last, scale, has_base, base, out = args
+        indices = Indices(context, builder, signature.args[6], indices)
+        if not is_in_order:
+            order = Indices(context, builder, signature.args[3], order)
 
         def emit(rows):
             def body(e, sums):
@@ -274,8 +292,6 @@ def sum_rows(
         _for_each_count(builder, dtype, count, emit)
         return context.get_dummy_value()
 
-    order_type = types.none if is_in_order else types.int64
-    numbers = [types.int64] * 5
-    return types.void(
-        like, types.int64, types.int64, order_type, *numbers, dtype, types.boolean, types.int64, types.int64
-    ), codegen
+    number = types.int64
+    numbers = [number, number, order, number, number, indices, number, number]
+    return types.void(like, *numbers, dtype, types.boolean, number, number), codegen

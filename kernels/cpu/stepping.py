@@ -6,6 +6,7 @@ import numpy as np
 from numba.extending import overload
 
 from fastdmf.kernels.cpu import (  # noqa: F401  (they implement the verbs)
+    blocked,
     completion,
     product,
     sensing,

@@ -36,17 +36,6 @@ def table_of(matrices) -> np.ndarray:
 
 
 @intrinsic
-def index_at(typingctx, indices, e):
-    """Element e of the int32 array at an address."""
-
-    def codegen(context, builder, signature, args):
-        element = builder.gep(builder.inttoptr(args[0], ir.IntType(32).as_pointer()), [args[1]])
-        return builder.sext(builder.load(element), ir.IntType(64))
-
-    return types.int64(types.int64, types.int64), codegen
-
-
-@intrinsic
 def _pointer(typingctx, address, like):
     """The address as a pointer to elements of the type of the array ``like``."""
     pointer = types.CPointer(like.dtype)

@@ -1,0 +1,166 @@
+"""W on a large sparse support, cut into tiles so that what is gathered stays in cache.
+
+A gathered row is used again while it is near: a tile is a block of rows by a block of columns whose rows of
+the factors fit into the second level of cache.  Indices are local to their block and have 16 bits.
+
+Each thread owns rows in one half of the gradient and columns in the other.  Sums run over the tiles in the
+order of their numbers, whoever owns them: the number of threads does not change a bit.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+from numba.extending import overload
+
+from fastdmf.kernels.cpu.compilation import kernel, parallel_kernel
+from fastdmf.kernels.cpu.completion import gather_rows, sampled_products
+from fastdmf.kernels.cpu.tables import Place, is_set
+from fastdmf.kernels.cpu.verbs import is_a, is_serial, look, pull, pull_tied
+
+
+class Blocks(NamedTuple):
+    """A sparse support Ω of S entries of an n × p matrix, numbered tile by tile.
+
+    ``row_cuts`` (B + 1,) and ``col_cuts`` (C + 1,) cut rows and columns into blocks of at most 2¹⁶.  Tiles
+    are numbered along a block of rows, and entries row by row inside a tile.  ``row_starts`` (n C + 1,)
+    tells where the rows of the tiles start, and ``cols`` (S,) the columns, counted inside the block.
+
+    ``col_starts`` (B p + 1,) and ``rows`` (S,) are the same column by column inside a whole block of
+    rows; ``order`` (S,) gives the number of each entry there.  ``col_shares`` cuts the columns into shares
+    of similar work, for threads.
+    """
+
+    row_cuts: np.ndarray
+    col_cuts: np.ndarray
+    row_starts: np.ndarray
+    cols: np.ndarray
+    col_starts: np.ndarray
+    rows: np.ndarray
+    order: np.ndarray
+    col_shares: np.ndarray
+
+
+@kernel
+def _from_row(place, first, like):
+    """A matrix without its first rows."""
+    return Place(place.address + first * place.stride * like.itemsize, place.rows, place.cols, place.stride)
+
+
+@kernel
+def _tile(support, b, c):
+    """The rows of tile (b, c), and where row i of all rows starts in it: [i]."""
+    first, last = support.row_cuts[b], support.row_cuts[b + 1]
+    blocks = support.col_cuts.size - 1
+    return first, last, support.row_starts[first * (blocks - 1) + c * (last - first) :]
+
+
+@kernel
+def _look_along(support, left, right, b, w):
+    """The sampled products of a block of rows."""
+    for c in range(support.col_cuts.size - 1):
+        first, last, starts = _tile(support, b, c)
+        dense = _from_row(right, support.col_cuts[c], w)
+        sampled_products(left, dense, starts, support.cols, first, last, w)
+
+
+@kernel
+def _gather_along(support, b, z, dense, scale, base, out):
+    """The rows of [base] + scale Z D in a block of rows."""
+    for c in range(support.col_cuts.size - 1):
+        first, last, starts = _tile(support, b, c)
+        block = _from_row(dense, support.col_cuts[c], z)
+        start = base if c == 0 else out
+        gather_rows(starts, support.cols, None, z, block, first, last, scale, start, out)
+
+
+@kernel
+def _gather_down(support, share, shares, z, dense, scale, base, out, cancel):
+    """The rows of [base] + scale Zᵀ D that belong to one of some equal shares of the columns."""
+    pieces = support.col_shares.size - 1
+    first = support.col_shares[share * pieces // shares]
+    last = support.col_shares[(share + 1) * pieces // shares]
+    p = support.col_cuts[-1]
+    for b in range(support.row_cuts.size - 1):
+        if not is_set(cancel):
+            block = _from_row(dense, support.row_cuts[b], z)
+            start = base if b == 0 else out
+            starts = support.col_starts[b * p :]
+            gather_rows(starts, support.rows, support.order, z, block, first, last, scale, start, out)
+
+
+@kernel
+def _look_serial(support, left, right, w, cancel, threads):
+    for b in range(support.row_cuts.size - 1):
+        if not is_set(cancel):
+            _look_along(support, left, right, b, w)
+
+
+@parallel_kernel
+def _look_threaded(support, left, right, w, cancel, threads):
+    for b in prange(support.row_cuts.size - 1):
+        if not is_set(cancel):
+            _look_along(support, left, right, b, w)
+
+
+@kernel
+def _along_serial(support, z, dense, scale, base, out, cancel, threads):
+    for b in range(support.row_cuts.size - 1):
+        if not is_set(cancel):
+            _gather_along(support, b, z, dense, scale, base, out)
+
+
+@parallel_kernel
+def _along_threaded(support, z, dense, scale, base, out, cancel, threads):
+    for b in prange(support.row_cuts.size - 1):
+        if not is_set(cancel):
+            _gather_along(support, b, z, dense, scale, base, out)
+
+
+@kernel
+def _down_serial(support, z, dense, scale, base, out, cancel, threads):
+    _gather_down(support, 0, 1, z, dense, scale, base, out, cancel)
+
+
+@parallel_kernel
+def _down_threaded(support, z, dense, scale, base, out, cancel, threads):
+    for share in prange(threads):
+        _gather_down(support, share, threads, z, dense, scale, base, out, cancel)
+
+
+@overload(look)
+def _look(support, left, right, w, cancel, threads):
+    if not is_a(support, Blocks):
+        return None
+    over_blocks = _look_serial if is_serial(threads) else _look_threaded
+
+    def sampled(support, left, right, w, cancel, threads):
+        over_blocks(support, left, right, w, cancel, threads)
+
+    return sampled
+
+
+@overload(pull)
+def _pull(support, z, left, right, scale, bases, out_left, out_right, cancel, threads):
+    if not is_a(support, Blocks):
+        return None
+    along, down = (_along_serial, _down_serial) if is_serial(threads) else (_along_threaded, _down_threaded)
+
+    def both(support, z, left, right, scale, bases, out_left, out_right, cancel, threads):
+        along(support, z, right, scale, bases[0], out_left, cancel, threads)
+        down(support, z, left, scale, bases[1], out_right, cancel, threads)
+
+    return both
+
+
+@overload(pull_tied)
+def _pull_tied(support, z, factor, scale, base, out, cancel, threads):
+    if not is_a(support, Blocks):
+        return None
+    along, down = (_along_serial, _down_serial) if is_serial(threads) else (_along_threaded, _down_threaded)
+
+    def tied(support, z, factor, scale, base, out, cancel, threads):
+        along(support, z, factor, scale, base, out, cancel, threads)
+        down(support, z, factor, scale, out, out, cancel, threads)
+
+    return tied
