@@ -73,11 +73,11 @@ OTHERS = [
     Row("such steps on two threads against one", [Figure("large.Threads.track_times_faster")]),
     Row(
         "eight seeds at once against one by one, completion / sensing",
-        _over("ensembles.EightSeeds.track_together_times_faster", ["completion", "sensing"]),
+        _over("ensembles.Together.track_times_faster", ["completion", "sensing"]),
     ),
     Row(
         "eight seeds on two threads against one, completion / sensing",
-        _over("ensembles.EightSeeds.track_two_threads_times_faster", ["completion", "sensing"]),
+        _over("ensembles.Threads.track_times_faster", ["completion", "sensing"]),
     ),
     *(
         Row(
@@ -90,7 +90,7 @@ OTHERS = [
     ),
     Row(
         "steps in float64 for one in float32, depth 2 / 3 / 4",
-        _over("efficiency.Efficiency.track_rate_over_float32", DEPTHS, ["float64"]),
+        _over("efficiency.Float64.track_rate", DEPTHS),
         "{:.2f}".format,
         "",
     ),

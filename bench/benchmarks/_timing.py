@@ -3,35 +3,40 @@
 import os
 import statistics
 from collections.abc import Callable
-from time import perf_counter
+from time import process_time
 from typing import TypeVar
 
 Advance = Callable[[int], object]
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
-def seconds_per_step(*advances: Advance, rounds: int = 9, least: float = 0.03) -> list[float]:
-    """Median seconds per step of each; a round takes as many steps as last ``least`` seconds."""
-    steps = [_steps_lasting(least, advance) for advance in advances]
-    seconds: list[list[float]] = [[] for _ in advances]
+def seconds_per_step(
+    *advances: Advance, rounds: int = 9, least: float = 0.03, clock: Callable[[], float] = process_time
+) -> list[float]:
+    """Median seconds per step of each; a round takes as many steps as last ``least`` seconds.
+
+    On one thread these are seconds of the processor, which are the same where others share it.  Where more
+    threads are compared, ``clock=perf_counter`` is what counts.
+    """
+
+    def seconds(advance: Advance, steps: int) -> float:
+        begin = clock()
+        advance(steps)
+        return clock() - begin
+
+    def steps_lasting_long_enough(advance: Advance) -> int:
+        advance(1)  # compiles, fills caches
+        steps = 1
+        while (taken := seconds(advance, steps)) < least:
+            steps *= max(2, min(10, round(least / taken)))
+        return steps
+
+    steps = [steps_lasting_long_enough(advance) for advance in advances]
+    measured: list[list[float]] = [[] for _ in advances]
     for _ in range(rounds):
-        for advance, k, measured in zip(advances, steps, seconds, strict=True):
-            measured.append(_seconds(advance, k) / k)
-    return [statistics.median(measured) for measured in seconds]
-
-
-def _steps_lasting(least: float, advance: Advance) -> int:
-    advance(1)  # compiles, fills caches
-    steps = 1
-    while (taken := _seconds(advance, steps)) < least:
-        steps *= max(2, min(10, round(least / taken)))
-    return steps
-
-
-def _seconds(advance: Advance, steps: int) -> float:
-    begin = perf_counter()
-    advance(steps)
-    return perf_counter() - begin
+        for advance, k, each in zip(advances, steps, measured, strict=True):
+            each.append(seconds(advance, k) / k)
+    return [statistics.median(each) for each in measured]
 
 
 def need_two_processors() -> None:
