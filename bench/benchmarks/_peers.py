@@ -4,6 +4,7 @@ Each takes a problem and the factors [W_1, …, W_N], advances in place, and giv
 what is timed is also compared.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -117,6 +118,8 @@ class TorchSparse:
         if len(factors) != 2:
             raise NotImplementedError("torch.sparse is compared at depth 2 only")
         self.torch = torch = _torch()
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        torch.sparse.check_sparse_tensor_invariants.disable()
         n, p = problem.shape
         self.a, self.b = torch.tensor(factors[1]), torch.tensor(np.ascontiguousarray(factors[0].T))
         order = np.lexsort((problem.cols, problem.rows))

@@ -28,7 +28,7 @@ def seconds_per_step(
         advance(1)  # compiles, fills caches
         steps = 1
         while (taken := seconds(advance, steps)) < least:
-            steps *= max(2, min(10, round(least / taken)))
+            steps *= max(2, round(least / max(taken, least / 10)))
         return steps
 
     steps = [steps_lasting_long_enough(advance) for advance in advances]

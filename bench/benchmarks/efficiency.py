@@ -18,7 +18,7 @@ class Efficiency:
     params = ([2, 3, 4], ["float32", "float64"])
     param_names = ("depth", "dtype")
     unit = "%"
-    timeout = 120
+    timeout = 300
 
     def setup(self, depth, dtype):
         self.engine = _engine(depth, dtype)
@@ -44,7 +44,7 @@ class Float64:
     params = ([2, 3, 4],)
     param_names = ("depth",)
     unit = "steps for one in float32"
-    timeout = 120
+    timeout = 300
 
     def setup(self, depth):
         self.single, self.double = _engine(depth, "float32"), _engine(depth, "float64")

@@ -11,7 +11,7 @@ class LineSearch:
     params = ([2, 3, 4], ["float32", "float64"])
     param_names = ("depth", "dtype")
     unit = "gradient steps"
-    timeout = 120
+    timeout = 300
 
     def setup(self, depth, dtype):
         problem = dmf.Completion.random()

@@ -16,9 +16,9 @@ class FirstRun:
     """From the start of the interpreter to the end of a run of one step with the defaults."""
 
     unit = "s"
-    timeout = 120
+    timeout = 300
 
-    @having(timeout=120)
+    @having(timeout=300)
     def setup_cache(self):
         with tempfile.TemporaryDirectory() as empty:
             environment = {**os.environ, "NUMBA_CACHE_DIR": empty}
@@ -40,7 +40,7 @@ class FirstRun:
 
 
 class Import:
-    timeout = 120
+    timeout = 300
 
     def timeraw_import(self):
         return "import fastdmf"

@@ -13,7 +13,7 @@ OPTIMIZERS = {
 class _Steps:
     """Many steps from one state."""
 
-    timeout = 120
+    timeout = 300
 
     def _start(self, problem, factorization, optimizer="gradient_descent", dtype="float64"):
         self.loop = dmf.Loop(problem, factorization, OPTIMIZERS[optimizer], dtype=dtype)
@@ -78,7 +78,7 @@ class Recording:
 
     params = ([None, 1000],)
     param_names = ("every",)
-    timeout = 120
+    timeout = 300
 
     def setup(self, every):
         self.problem = dmf.Completion.random()
