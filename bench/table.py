@@ -112,7 +112,7 @@ OTHERS = [
         "{:.1f}".format,
         " s",
     ),
-    Row("`import fastdmf`", [Figure("startup.Import.timeraw_import")], "{:.2f}".format, " s"),
+    Row("`import fastdmf`", [Figure("startup.Import.track_import")], "{:.2f}".format, " s"),
     Row(
         "peak memory of a process: 10⁴ entries of 943 × 1682 at full width, depth 2 / 3",
         _over("memory.Wide.peakmem_ten_steps", (2, 3)),
