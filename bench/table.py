@@ -183,7 +183,14 @@ def tables(results: Results) -> str:
         cell = _cell(results, row.figures, row.as_text)
         if cell:
             lines.append(f"| {row.what} | {cell}{row.unit} |")
-    return "\n".join([*lines, "", f"Medians of interleaved rounds in one process; {results.machine}.", ""])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Medians of interleaved rounds in one process, in seconds of the processor; {results.machine}.",
+            "",
+        ]
+    )
 
 
 def _cell(results: Results, figures: Sequence[Figure], as_text: Callable[[float], str] = _times) -> str:
