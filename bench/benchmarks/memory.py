@@ -8,7 +8,7 @@ class Wide:
 
     params = ([1, 2, 3],)
     param_names = ("depth",)
-    timeout = 120
+    timeout = 300
 
     def setup(self, depth):
         self.problem = dmf.Completion.random((943, 1682), observed=10_000, keep_truth=False)
