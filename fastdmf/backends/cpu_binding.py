@@ -17,8 +17,8 @@ Binding = tuple[Pattern | Whole, Entries | DenseRows | SparseRows, tuple[Array, 
 
 #: What each operator is called where a run is described.
 FORMS = {Entries: "observed entries", SparseRows: "sparse rows", DenseRows: "dense rows"}
-#: Blocks of dense measurements: enough for as many threads, and each far larger than its gradient.
-MOST_BLOCKS, LEAST_ROWS = 16, 96
+#: Blocks of dense measurements: work for as many threads, and each far larger than its gradient.
+MOST_BLOCKS, LEAST_ROWS = 8, 96
 
 
 @singledispatch
