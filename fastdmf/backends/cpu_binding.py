@@ -32,8 +32,8 @@ class Binding(NamedTuple):
     form: str
 
 
-#: Blocks of dense measurements: enough for as many threads, and each far larger than its gradient.
-MOST_BLOCKS, LEAST_ROWS = 16, 96
+#: Blocks of dense measurements: work for as many threads, and each far larger than its gradient.
+MOST_BLOCKS, LEAST_ROWS = 8, 96
 
 
 @singledispatch

@@ -5,9 +5,9 @@ Both are done while the rows lie in the cache, so that A, which is all the traff
 memory once.  With several x, each vector of A that is in a register meets several of them.
 
 Products go by tiles: :data:`ROWS` rows of A and :data:`MEMBERS` lines x, :data:`TILE` vectors long, have
-their running sums in registers (24 of 32, with 5 more for the operands), and a tile of all lines stays in
-the nearest cache.  The order of the sums of one line does not depend on the others: it has the same bits in
-any company, and alone.
+their running sums in registers (24 of 32, with 5 more for the operands), and the tile of A stays in the
+nearest cache until all lines have met it.  The order of the sums of one line does not depend on the others:
+it has the same bits in any company, and alone.
 
 Points, residuals and scratch memory are *lines*: one array for one point, and for several an int64 array of
 the addresses of their arrays.  Code for several is compiled only where there are such addresses.
@@ -26,8 +26,6 @@ from fastdmf.kernels.cpu.tables import VECTOR_BYTES, vector_at
 
 ROWS, MEMBERS = 6, 4
 TILE = 32
-#: Rows ahead, of the next six, that are fetched from memory while the cache is being worked on.
-_AHEAD = 4
 
 _I64, _I32 = ir.IntType(64), ir.IntType(32)
 
@@ -180,7 +178,7 @@ def _add_tile(typingctx, like, rows, a, stride, members, first, r, r_offset, g, 
                 for i in range(rows):
                     v = get(builder.add(a_at[i], offset))
                     totals = [tile.fma(v, weights[b][i], total) for b, total in enumerate(totals)]
-                for at in a_at[:_AHEAD]:
+                for at in a_at:
                     tile.prefetch(builder.add(builder.add(at, offset), ahead))
                 for total, at in zip(totals, g_at, strict=True):
                     put(total, builder.add(at, offset))
