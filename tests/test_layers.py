@@ -83,7 +83,7 @@ def test_no_kernel_is_told_that_numbers_are_finite():
             if isinstance(node, ast.keyword) and node.arg == "fastmath":
                 assert not isinstance(node.value, ast.Constant), path
     found = dict(dispatchers())
-    assert {"stepping.advance", "stepping.entries_at", "completion._sampled_products"} <= set(found)
+    assert {"stepping.advance", "stepping.entries_at", "completion.sampled_products"} <= set(found)
     for name, dispatcher in found.items():
         flags = dispatcher.targetoptions["fastmath"]
         assert isinstance(flags, set), name
