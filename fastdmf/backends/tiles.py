@@ -45,8 +45,8 @@ def tiling_of(shape: tuple[int, int], entries: int, width: int, dtype: np.dtype)
     near = NEAR // max(row, VECTOR_BYTES)
     if width == 0 or max(n, p) <= 2 * near:
         return None
-    # At least four blocks of rows, for threads; 2¹⁵ lines at most, so that local indices have 16 bits.
-    down = max(min(-(-n // near), max(entries // (RUN * p), 4)), entries * width // STRETCH, -(-n >> 15))
+    # At least two blocks of rows, for threads; 2¹⁵ lines at most, so that local indices have 16 bits.
+    down = max(min(-(-n // near), max(entries // (RUN * p), 2)), entries * width // STRETCH, -(-n >> 15))
     across = max(min(-(-p // near), max(entries // (RUN * n), 1)), -(-p >> 15))
     if n * across + p * down > entries:
         return None
