@@ -74,6 +74,12 @@ class _CacheImpl(CompileResultCacheImpl):
 class _Cache(FunctionCache):
     _impl_class = _CacheImpl
 
+    def __init__(self, function):
+        super().__init__(function)
+        # Numba unpickles an index before it looks at the stamp, which fails if a type of another version of
+        # the kernels is gone.  The version it compares before that.
+        self._cache_file._version += source_digest()
+
 
 def entry_point(function) -> Any:
     """Compile a kernel that backends call: the GIL is released and machine code is cached on disk."""
