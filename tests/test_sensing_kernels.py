@@ -91,6 +91,15 @@ def test_triangles_take_half_the_memory(dtype, tied):
     assert peak < 1.02 * triangles + 3 * 8 * m * n + 1_500_000  # a row of all matrices, and a few to compare
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_numbers_too_large_for_float32(symmetric):
+    matrices = np.ones((3, 4, 4))
+    matrices[1, 2, 2 if symmetric else 1] = -1e39
+    problem = dmf.Sensing(matrices, np.ones(3))
+    with pytest.raises(ValueError, match=r"1e\+39 of the problem's numbers is not finite in float32"):
+        bind_objective(problem, dmf.Product(2), "float32")
+
+
 def test_full_rows_are_the_problems_own():
     problem = sensing(20, 6, 5)
     assert np.shares_memory(bind_objective(problem, dmf.Product(2)).operator.a, problem.matrices)

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numba
 import numpy as np
@@ -219,13 +219,12 @@ class CpuEngine:
 
         None for exact line searches too: most of their passes measure a direction of one trajectory.
         """
-        members = [t for t in trajectories if isinstance(t, CpuTrajectory)]
         is_dense = isinstance(self.objective.operator, DenseRows)
-        if len(members) < 2 or not is_dense or isinstance(self.optimizer, ExactLineSearch):
+        if len(trajectories) < 2 or not is_dense or isinstance(self.optimizer, ExactLineSearch):
             return None
         from fastdmf.backends.cpu_lockstep import CpuLockstep
 
-        return CpuLockstep(members)
+        return CpuLockstep(cast(Sequence[CpuTrajectory], trajectories))
 
 
 class Held(NamedTuple):

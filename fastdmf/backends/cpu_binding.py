@@ -142,16 +142,11 @@ def _whole_vectors(length: int, lanes: int) -> int:
 def _dense_rows(matrices: Array, values: Array, scale: float, tied: bool) -> DenseRows:
     """Full rows, or triangles where A only ever sees the symmetric part of W or is symmetric itself."""
     m, n, p = matrices.shape
-    rows = max(LEAST_ROWS, -(-m // (MOST_BLOCKS * ROWS)) * ROWS)
-    blocks = np.append(np.arange(0, m, rows), m)
+    height = max(LEAST_ROWS, -(-m // (MOST_BLOCKS * ROWS)) * ROWS)
+    blocks = np.append(np.arange(0, m, height), m)
     if tied or (n == p and _are_symmetric(matrices)):
         return DenseRows(_triangles(matrices, values.dtype), n, blocks, values, scale)
-    rows = matrices.reshape(m, -1)
-    if rows.dtype != values.dtype:  # a copy then, on whole cache lines; otherwise the problem's own memory
-        rows = aligned_empty(rows.shape, values.dtype)
-        with np.errstate(over="ignore"):
-            rows[...] = matrices.reshape(m, -1)
-    return DenseRows(_settled(rows, values.dtype), 0, blocks, values, scale)
+    return DenseRows(_settled(matrices.reshape(m, -1), values.dtype), 0, blocks, values, scale)
 
 
 def _are_symmetric(matrices: Array) -> bool:
@@ -170,9 +165,11 @@ def _triangles(matrices: Array, dtype: np.dtype) -> Array:
     packed = aligned_empty((m, _whole_vectors(size, VECTOR_BYTES // dtype.itemsize)), dtype)
     packed[:, size:] = 0.0
     end = 0
-    for i in range(n):  # no temporary copy is larger than one row of all matrices
-        start, end = end, end + n - i
-        packed[:, start:end] = 0.5 * (matrices[:, i, i:] + matrices[:, i:, i])
+    with np.errstate(over="ignore"):
+        for i in range(n):  # no temporary copy is larger than one row of all matrices
+            start, end = end, end + n - i
+            packed[:, start:end] = 0.5 * matrices[:, i, i:] + 0.5 * matrices[:, i:, i]
+    _refuse_overflow(packed, matrices)
     return _settled(packed, dtype)
 
 
@@ -181,12 +178,21 @@ def _settled(array: Array, dtype: np.dtype) -> Array:
 
     Numba compiles anew for every combination of these.
     """
-    with np.errstate(over="ignore"):
-        settled = np.ascontiguousarray(array, dtype).view()
-    if not np.isfinite(settled).all():
-        raise ValueError(f"{np.abs(array).max()} of the problem's numbers is not finite in {dtype}")
+    if array.dtype == dtype:
+        settled = np.ascontiguousarray(array).view()
+    else:
+        settled = aligned_empty(array.shape, dtype)
+        with np.errstate(over="ignore"):
+            settled[...] = array
+        _refuse_overflow(settled, array)
     settled.flags.writeable = False
     return settled
+
+
+def _refuse_overflow(converted: Array, array: Array) -> None:
+    if not np.isfinite(converted).all():
+        largest = max(array.max(), -array.min())
+        raise ValueError(f"{largest} of the problem's numbers is not finite in {converted.dtype}")
 
 
 def pattern_of(rows: Array, cols: Array, shape: tuple[int, int], width: int) -> Pattern:

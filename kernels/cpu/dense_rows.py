@@ -7,7 +7,8 @@ memory once.  With several x, each vector of A that is in a register meets sever
 Products go by tiles: :data:`ROWS` rows of A and :data:`MEMBERS` lines x, :data:`TILE` vectors long, have
 their running sums in registers (24 of 32, with 5 more for the operands), and the tile of A stays in the
 nearest cache until all lines have met it.  The order of the sums of one line does not depend on the others:
-it has the same bits in any company, and alone.
+it has the same bits in any company, and alone.  BLAS on blocks of rows that fit the cache has 0.4 to 0.85 of
+the throughput, for 2 to 16 lines of 10,000 float32.
 
 Points, residuals and scratch memory are *lines*: one array for one point, and for several an int64 array of
 the addresses of their arrays.  Code for several is compiled only where there are such addresses.
