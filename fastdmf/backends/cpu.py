@@ -413,14 +413,13 @@ def _rule_of(
     if isinstance(optimizer, ExactLineSearch):
         degree = 2 if layout.tied else max(layout.left + layout.right, 1)
         powers = Matrices.empty(_power_shapes(layout), dtype, layout.lanes)
-        entries = aligned_empty((degree + 1, objective.entries), dtype)
+        entries = aligned_empty((degree, objective.entries), dtype)
         measured_as_seen = isinstance(objective.operator, Entries)
         rule = LineSearch(
             float(optimizer.max_step or np.inf),
             powers.table,
             entries,
-            aligned_empty((objective.entries,), dtype),
-            entries if measured_as_seen else aligned_empty((degree + 1, objective.measured), dtype),
+            entries if measured_as_seen else aligned_empty((degree, objective.measured), dtype),
             np.zeros((degree + 1, degree + 1)),
             np.zeros((2 * degree + 4, 2 * degree + 2)),
         )

@@ -56,12 +56,12 @@ def _tile(support, b, c):
 
 
 @kernel
-def _look_along(support, left, right, b, w):
+def _look_along(support, left, right, b, w, is_added):
     """The sampled products of a block of rows."""
     for c in range(support.col_cuts.size - 1):
         first, last, starts = _tile(support, b, c)
         dense = _from_row(right, support.col_cuts[c], w)
-        sampled_products(left, dense, starts, support.cols, first, last, w)
+        sampled_products(left, dense, starts, support.cols, first, last, w, is_added)
 
 
 @kernel
@@ -90,17 +90,17 @@ def _gather_down(support, share, shares, z, dense, scale, base, out, cancel):
 
 
 @kernel
-def _look_serial(support, left, right, w, cancel, threads):
+def _look_serial(support, left, right, w, is_added, cancel, threads):
     for b in range(support.row_cuts.size - 1):
         if not is_set(cancel):
-            _look_along(support, left, right, b, w)
+            _look_along(support, left, right, b, w, is_added)
 
 
 @parallel_kernel
-def _look_threaded(support, left, right, w, cancel, threads):
+def _look_threaded(support, left, right, w, is_added, cancel, threads):
     for b in prange(support.row_cuts.size - 1):
         if not is_set(cancel):
-            _look_along(support, left, right, b, w)
+            _look_along(support, left, right, b, w, is_added)
 
 
 @kernel
@@ -129,13 +129,13 @@ def _down_threaded(support, z, dense, scale, base, out, cancel, threads):
 
 
 @overload(look)
-def _look(support, left, right, w, cancel, threads):
+def _look(support, left, right, w, is_added, cancel, threads):
     if not is_a(support, Blocks):
         return None
     over_blocks = _look_serial if is_serial(threads) else _look_threaded
 
-    def sampled(support, left, right, w, cancel, threads):
-        over_blocks(support, left, right, w, cancel, threads)
+    def sampled(support, left, right, w, is_added, cancel, threads):
+        over_blocks(support, left, right, w, is_added, cancel, threads)
 
     return sampled
 

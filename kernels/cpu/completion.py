@@ -61,8 +61,8 @@ def _row(place, i, like):
 
 
 @kernel
-def sampled_products(left, right, starts, cols, first, last, w):
-    """w_e = ⟨L_i, R_j⟩ for the entries e = (i, j) of rows first … last − 1."""
+def sampled_products(left, right, starts, cols, first, last, w, is_added):
+    """w_e = [w_e +] ⟨L_i, R_j⟩ for the entries e = (i, j) of rows first … last − 1."""
     compile_apart()
     vectors, panel = _panels(left, w)
     for q in range(0, vectors, panel):
@@ -70,7 +70,8 @@ def sampled_products(left, right, starts, cols, first, last, w):
         for i in range(first, last):
             dot_rows(
                 w, min(panel, vectors - q), _row(left, i, w) + offset, right.address + offset,
-                right.stride * w.itemsize, cols, starts[i], starts[i + 1], q > 0, w.ctypes.data,
+                right.stride * w.itemsize, cols, starts[i], starts[i + 1], is_added or q > 0,
+                w.ctypes.data,
             )  # fmt: skip
 
 
@@ -98,17 +99,17 @@ def gather_rows(starts, cols, order, z, dense, first, last, scale, base, out):
 
 
 @inlined
-def _look_serial(left, right, starts, cols, blocks, w, cancel):
+def _look_serial(left, right, starts, cols, blocks, w, is_added, cancel):
     for b in range(blocks.size - 1):
         if not is_set(cancel):
-            sampled_products(left, right, starts, cols, blocks[b], blocks[b + 1], w)
+            sampled_products(left, right, starts, cols, blocks[b], blocks[b + 1], w, is_added)
 
 
 @parallel_kernel
-def _look_threaded(left, right, starts, cols, blocks, w, cancel):
+def _look_threaded(left, right, starts, cols, blocks, w, is_added, cancel):
     for b in prange(blocks.size - 1):
         if not is_set(cancel):
-            sampled_products(left, right, starts, cols, blocks[b], blocks[b + 1], w)
+            sampled_products(left, right, starts, cols, blocks[b], blocks[b + 1], w, is_added)
 
 
 @inlined
@@ -126,13 +127,14 @@ def _gather_threaded(starts, cols, order, blocks, z, dense, scale, base, out, ca
 
 
 @overload(look, inline="always")
-def _look(support, left, right, w, cancel, threads):
+def _look(support, left, right, w, is_added, cancel, threads):
     if not is_a(support, Pattern):
         return None
     over_blocks = _look_serial if is_serial(threads) else _look_threaded
 
-    def sampled(support, left, right, w, cancel, threads):
-        over_blocks(left, right, support.row_starts, support.cols, support.row_blocks, w, cancel)
+    def sampled(support, left, right, w, is_added, cancel, threads):
+        s = support
+        over_blocks(left, right, s.row_starts, s.cols, s.row_blocks, w, is_added, cancel)
 
     return sampled
 

@@ -27,16 +27,14 @@ class LineSearch(NamedTuple):
 
     ``powers`` is a table of matrices for the coefficients ξᵃ, 1 ≤ a ≤ i, of the products of the first i
     factors of each chain, 2 ≤ i ≤ its length, the left chain's before the right one's.  ``entries``
-    is (N + 1, S) and holds the coefficients of W on the support, ``term`` is (S,), ``coefficients`` is
-    (N + 1, m) and holds c_t, in the memory of ``entries`` where A is the identity there; ``gram``
-    (N + 1, N + 1) takes their inner products, and ``ladder`` (2N + 4, 2N + 2) derivatives, roots, brackets
-    and the loss itself.
+    (N, S) holds the coefficients ξ, ξ², … of W on the support, ``coefficients`` (N, m) holds c_1, c_2, …, in
+    the memory of ``entries`` where A is the identity there; ``gram`` (N + 1, N + 1) takes inner products, and
+    ``ladder`` (2N + 4, 2N + 2) derivatives, roots, brackets and the loss itself.
     """
 
     max_step: float
     powers: np.ndarray
     entries: np.ndarray
-    term: np.ndarray
     coefficients: np.ndarray
     gram: np.ndarray
     ladder: np.ndarray
@@ -73,7 +71,7 @@ def _expand_chain(factors, grads, prefixes, powers, base, first, count, like):
 
 
 def _expand(model, rule, support, factors, grads, cancel, threads):
-    """Fill ``rule.entries[t]`` with the coefficients ξᵗ, t ≥ 1, of W on the support; returns the degree."""
+    """Fill ``rule.entries[t − 1]`` with the coefficient ξᵗ of W on the support, t ≥ 1; returns the degree."""
 
 
 @overload(_expand)
@@ -88,12 +86,9 @@ def _expand_model(model, rule, support, factors, grads, cancel, threads):
             for t in range(1, left + right + 1):
                 lowest = max(0, t - right)
                 for a in range(lowest, min(t, left) + 1):
-                    out = rule.entries[t] if a == lowest else rule.term
                     x = _power(factors, grads, prefixes, powers, 0, 0, left, a)
                     y = _power(factors, grads, prefixes, powers, base, left, right, t - a)
-                    look(support, x, y, out, cancel, threads)
-                    if a > lowest:
-                        _add_to(rule.entries[t], rule.term)
+                    look(support, x, y, rule.entries[t - 1], a > lowest, cancel, threads)
             return left + right
 
         return chains
@@ -101,37 +96,18 @@ def _expand_model(model, rule, support, factors, grads, cancel, threads):
 
         def tied(model, rule, support, factors, grads, cancel, threads):
             u, g = place(factors, 0), place(grads, 0)
-            look(support, u, g, rule.entries[1], cancel, threads)
-            look(support, g, u, rule.term, cancel, threads)
-            _add_to(rule.entries[1], rule.term)
-            look(support, g, g, rule.entries[2], cancel, threads)
+            look(support, u, g, rule.entries[0], False, cancel, threads)
+            look(support, g, u, rule.entries[0], True, cancel, threads)
+            look(support, g, g, rule.entries[1], False, cancel, threads)
             return 2
 
         return tied
 
     def itself(model, rule, support, factors, grads, cancel, threads):
-        copy_into(rule.entries[1], flat(grads, 0, model.w))
+        copy_into(rule.entries[0], flat(grads, 0, model.w))
         return 1
 
     return itself
-
-
-@kernel
-def _add_to(total, term):
-    for e in range(total.size):
-        total[e] += term[e]
-
-
-@kernel
-def _coefficients(rule, model, support, operator, factors, grads, cancel, threads):
-    """c_0 = r and the coefficients c_t of the measurements of W along ξ = −η; returns the degree N."""
-    c, scale = rule.coefficients, model.r.dtype.type(operator.scale)
-    for i in range(model.r.size):
-        c[0, i] = model.r[i] / scale
-    degree = _expand(model, rule, support, factors, grads, cancel, threads)
-    for t in range(1, degree + 1):
-        measure(operator, rule.entries[t], c[t], model.work, cancel, threads)
-    return degree
 
 
 @kernel
@@ -254,13 +230,24 @@ def _degree_that_counts(gram, degree):
 
 
 @kernel
+def _gram(c, r, scale, degree, gram):
+    """gram[s, t] = ⟨c_s, c_t⟩ for s ≥ t, with c_0 = r / scale."""
+    gram[0, 0] = _inner(r, r) / scale**2
+    for s in range(1, degree + 1):
+        gram[s, 0] = _inner(c[s - 1], r) / scale
+        for t in range(1, s + 1):
+            gram[s, t] = _inner(c[s - 1], c[t - 1])
+
+
+@kernel
 def exact_step(rule, model, support, operator, factors, grads, cancel, threads):
     """The step η that minimizes the loss along the gradient."""
-    degree = _coefficients(rule, model, support, operator, factors, grads, cancel, threads)
     c, gram = rule.coefficients, rule.gram
-    for s in range(degree + 1):
-        for t in range(s + 1):
-            gram[s, t] = _inner(c[s], c[t])
+    degree = _expand(model, rule, support, factors, grads, cancel, threads)
+    for t in range(degree):
+        measure(operator, rule.entries[t], c[t], model.work, cancel, threads)
+    # What the residual was multiplied by is the scale in the precision of the run.
+    _gram(c, model.r, np.float64(model.r.dtype.type(operator.scale)), degree, gram)
     degree = _degree_that_counts(gram, degree)
     loss = rule.ladder[2 * degree + 3]
     for d in range(loss.size):

@@ -92,7 +92,7 @@ def _compose(model, support, factors, w, cancel, threads):
     def chains(model, support, factors, w, cancel, threads):
         left = _chain_product(factors, model.prefixes, 0, model.left, w)
         right = _chain_product(factors, model.prefixes, model.left, model.right, w)
-        look(support, left, right, w, cancel, threads)
+        look(support, left, right, w, False, cancel, threads)
 
     return chains
 

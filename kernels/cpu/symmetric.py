@@ -23,7 +23,7 @@ def _compose(model, support, factors, w, cancel, threads):
         return None
 
     def tied(model, support, factors, w, cancel, threads):
-        look(support, place(factors, 0), place(factors, 0), w, cancel, threads)
+        look(support, place(factors, 0), place(factors, 0), w, False, cancel, threads)
 
     return tied
 

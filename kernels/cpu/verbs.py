@@ -30,8 +30,8 @@ def step_back(model, support, factors, step, moved, cancel, threads):
 # Of a support.
 
 
-def look(support, left, right, w, cancel, threads):
-    """W = the entries of L Rᵀ on the support, for the places of L and R."""
+def look(support, left, right, w, is_added, cancel, threads):
+    """w = [w +] the entries of L Rᵀ on the support, for the places of L and R."""
 
 
 def pull(support, z, left, right, scale, bases, out_left, out_right, cancel, threads):

@@ -38,12 +38,13 @@ def _multiply_onto(base, scale, x, x_transposed, y, out, like):
 
 
 @overload(look)
-def _look(support, left, right, w, cancel, threads):
+def _look(support, left, right, w, is_added, cancel, threads):
     if not is_a(support, Whole):
         return None
 
-    def everywhere(support, left, right, w, cancel, threads):
-        multiply(left, False, right, True, 1.0, 0.0, place_of(w, support.n, support.p), w)
+    def everywhere(support, left, right, w, is_added, cancel, threads):
+        out = place_of(w, support.n, support.p)
+        multiply(left, False, right, True, 1.0, 1.0 if is_added else 0.0, out, w)
 
     return everywhere
 
