@@ -1,0 +1,189 @@
+"""Over-relaxed Douglas–Rachford splitting with Anderson acceleration, for min ‖W‖_* s.t. Â(W) = ŷ.
+
+The iterate is z = W + D with Â(W) = ŷ and D = t Â*(l); at a fixed point W is optimal and l its dual.
+
+    X  = prox_t(z)                        singular values, or eigenvalues, less t
+    a  = Â(X) − ŷ
+    z⁺ = z + α (X − W − 2 Â*(a)),   D⁺ = D − α Â*(a)
+
+References: Eckstein & Bertsekas (1992); Walker & Ni (2011); for the certificates, `certificates`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastdmf._checks import Array
+from fastdmf.reference.anderson import Anderson
+from fastdmf.reference.certificates import feasible_matrix, lower_bound
+from fastdmf.reference.operators import Measurements
+from fastdmf.reference.outcome import Status, relative_gap
+from fastdmf.reference.spectral import Penalty
+
+RELAXATION = 1.8
+MEMORY = 40
+#: Iterations before acceleration starts, and between looks at the bounds.
+PLAIN, LOOK = 20, 10
+#: The bounds are stalled when the gap has not fallen by a tenth over so many iterations.
+PATIENCE = 2000
+#: A lower bound so many times the norm of the least-squares solution means that nothing is feasible.
+FARKAS = 1e8
+
+
+@dataclass
+class Start:
+    """Where to begin: a matrix, and a dual matrix Y ≈ A*(λ) with ‖Y‖ ≤ 1."""
+
+    matrix: Array
+    dual_matrix: Array
+
+
+@dataclass
+class Bracket:
+    """The best primal and dual points so far."""
+
+    point: Array
+    dual: Array
+    upper: float = float("inf")
+    lower: float = 0.0
+
+    @property
+    def gap(self) -> float:
+        """(upper − lower)/lower."""
+        return relative_gap(self.upper, self.lower)
+
+
+@dataclass
+class Outcome:
+    """Where the splitting ended, in orthonormal coordinates."""
+
+    best: Bracket
+    iterations: int
+    status: Status
+
+
+class DouglasRachford:
+    """The state z = W + D of the splitting, in units in which ‖Â*(ŷ)‖ = 1."""
+
+    def __init__(self, operator: Measurements, penalty: Penalty, values: Array, start: Start | None) -> None:
+        self.operator, self.penalty, self.values = operator, penalty, values
+        self.least_squares = operator.adjoint(values)
+        n, p = operator.shape
+        self.threshold = 0.3
+        self.z, self.d = self.least_squares, np.zeros((n, p))
+        if start is not None:
+            self.d = self.threshold * operator.adjoint(operator.measure(start.dual_matrix))
+            feasible = start.matrix - operator.adjoint(operator.measure(start.matrix) - values)
+            self.z = feasible + self.d
+        self.anderson = Anderson(MEMORY, n * p, 2 * n * p)
+        self.smallest = float("inf")
+        self.shrink()
+
+    def shrink(self) -> None:
+        """X and Â(X) − ŷ at the current z."""
+        self.x = self.penalty.shrink(self.z, self.threshold)
+        self.x_matrix = self.x.matrix
+        self.miss = self.operator.measure(self.x_matrix) - self.values
+
+    def advance(self, accelerate: bool) -> None:
+        """One iteration."""
+        back = self.operator.adjoint(self.miss)
+        step = RELAXATION * (self.x_matrix - (self.z - self.d) - 2.0 * back)
+        z, d = self.z + step, self.d - RELAXATION * back
+        if accelerate:
+            size = float(np.linalg.norm(step))
+            if size > 2.0 * self.smallest:  # acceleration overshot: plain steps always contract
+                self.anderson.forget()
+                self.smallest = size
+            else:
+                self.smallest = min(size, self.smallest)
+                z, d = self.anderson.mix(step, z, d).reshape(2, *self.z.shape)
+        self.z, self.d = z, d
+        self.shrink()
+
+    def tune(self) -> None:
+        """Set t to three times the geometric mean of the singular values of X.
+
+        The local rate is that of the weights σ_i/(σ_i + t(1 − s_j)) between the singular values σ_i of X and
+        s_j < 1 of A*(λ), which spread least when t is of the size of σ.  Near the phase transition most
+        σ_i are a hundredth of the first ones, and this t saves two thirds of the iterations.
+        """
+        if not self.x.values.size:
+            return
+        wanted = float(np.clip(3.0 * np.exp(np.mean(np.log(self.x.values))), 0.01, 1.0))
+        if max(wanted / self.threshold, self.threshold / wanted) < 1.3:
+            return
+        d = self.d * (wanted / self.threshold)
+        self.z, self.d, self.threshold = self.z - self.d + d, d, wanted
+        self.anderson.forget()
+        self.smallest = float("inf")
+        self.shrink()
+
+    def improve(self, best: Bracket, tol: float, often: bool) -> None:
+        """Update the bounds from the current iterate."""
+        dual = self.operator.measure(self.d) / self.threshold
+        y = self.operator.adjoint(dual)
+        # D drifts from the range of Â* by rounding; put it back.
+        self.z, self.d = self.z + (self.threshold * y - self.d), self.threshold * y
+        lower, scaled = lower_bound(self.values, dual, self.penalty.dual_norm(y))
+        if lower > best.lower:
+            best.lower, best.dual = lower, scaled
+        if self.penalty.psd:
+            # Gauss–Newton is worth its price when X is nearly feasible and the gap may close.
+            close = abs(float(self.x.values.sum()) - best.lower) <= 10.0 * tol * best.lower
+            if not (often or close):
+                return
+        point = feasible_matrix(self.operator, self.penalty, self.x, self.values)
+        if point is not None:
+            upper = self.penalty.value(point)
+            if upper < best.upper:
+                best.upper, best.point = upper, point
+
+    def is_infeasible(self, best: Bracket) -> bool:
+        """Whether the dual, or the direction in which it moves, proves any feasible X to be enormous."""
+        ray = -self.miss
+        bound, _ = lower_bound(self.values, ray, self.penalty.dual_norm(self.operator.adjoint(ray)))
+        if bound > best.lower:
+            best.lower, best.dual = bound, ray
+        return best.lower > FARKAS
+
+
+def solve(
+    operator: Measurements, penalty: Penalty, tol: float, start: Start | None, max_iterations: int
+) -> Outcome:
+    """Iterate until (upper − lower)/lower ≤ tol."""
+    size = float(np.linalg.norm(operator.adjoint(operator.values), 2))
+    nothing = Bracket(np.zeros(operator.shape), np.zeros_like(operator.values))
+    if size == 0.0:
+        nothing.upper = 0.0
+        return Outcome(nothing, 0, Status.CONVERGED)
+    if start is not None:
+        start = Start(start.matrix / size, start.dual_matrix)
+    state = DouglasRachford(operator, penalty, operator.values / size, start)
+    best, status, done = nothing, Status.MAX_ITERATIONS, 0
+    since, at = float("inf"), 0
+    while done < max_iterations:
+        if done >= 40 and done % 40 == 0 and (done // 40).bit_count() == 1:  # 40, 80, 160, …
+            state.tune()
+        state.advance(accelerate=done >= PLAIN)
+        done += 1
+        if done % LOOK:
+            continue
+        state.improve(best, tol, often=done % (10 * LOOK) == 0)
+        if penalty.psd and best.upper == np.inf and state.is_infeasible(best):
+            status = Status.INFEASIBLE
+            break
+        if best.gap <= tol:
+            status = Status.CONVERGED
+            break
+        if best.gap < 0.9 * since:
+            since, at = best.gap, done
+        elif done - at >= PATIENCE:
+            status = Status.STALLED
+            break
+    if best.upper == np.inf:
+        best.point = state.x_matrix
+    best.point = best.point * size
+    best.upper *= size
+    best.lower *= size
+    return Outcome(best, done, status)
