@@ -46,8 +46,8 @@ class Anderson:
     def _weights(self, newest: int, kept: int) -> Array:
         """The w with Σ w_i = 1 that make ‖Σ w_i f_i‖ least.
 
-        In differences to the newest residual, f − Σ γ_i (f − f_i): the ridge on γ, relative to ‖f‖², makes the
-        plain step of residuals that do not change, where a ridge on w would average over the memory.
+        In differences to the newest residual, f − Σ γ_i (f − f_i): the ridge on γ, relative to ‖f‖², makes
+        the plain step of residuals that do not change, where a ridge on w would average over the memory.
         """
         gram = self.gram[:kept, :kept]
         with_newest = gram[newest]

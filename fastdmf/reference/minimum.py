@@ -12,7 +12,7 @@ from fastdmf.reference import convex, splitting
 from fastdmf.reference.certificates import certify, feasible_matrix
 from fastdmf.reference.operators import Measurements, orthonormal
 from fastdmf.reference.outcome import Minimum, Status, Uniqueness
-from fastdmf.reference.spectral import NuclearNorm, TraceOfPsd
+from fastdmf.reference.spectral import NuclearNorm, Penalty, TraceOfPsd
 
 
 def min_nuclear_norm(
@@ -84,16 +84,13 @@ def min_nuclear_norm(
         return _infeasible(problem, operator)
     if solver == "cvxpy":
         matrix, dual, iterations, status = convex.solve(problem, psd, tol)
-        point = None
-        if status is not Status.INFEASIBLE:
-            rough = penalty.shrink(matrix, 1e-8 * float(np.linalg.norm(matrix, 2)))
-            point = feasible_matrix(operator, penalty, rough, operator.values)
+        point = None if status is Status.INFEASIBLE else _made_feasible(operator, penalty, matrix)
         feasible = point is not None
         matrix = matrix if point is None else point
         best = certify(problem, operator, penalty, matrix, dual, feasible, iterations, status)
-        return (
-            best if status is Status.INFEASIBLE or best.gap <= tol else replace(best, status=Status.STALLED)
-        )
+        if status is Status.CONVERGED and best.gap > tol:
+            return replace(best, status=Status.STALLED)
+        return best
     done = splitting.solve(operator, penalty, tol, begin, max_iterations)
     best = done.best
     matrix = best.point
@@ -121,6 +118,16 @@ def _start(problem: Problem, init: Any, psd: bool) -> splitting.Start | None:
     if psd:
         matrix, dual_matrix = 0.5 * (matrix + matrix.T), 0.5 * (dual_matrix + dual_matrix.T)
     return splitting.Start(matrix, dual_matrix)
+
+
+def _made_feasible(operator: Measurements, penalty: Penalty, matrix: Array) -> Array | None:
+    """A matrix near another one that satisfies its measurements to rounding; None if none was found."""
+    size = float(np.linalg.norm(matrix, 2))
+    for threshold in (1e-8, 1e-6, 1e-4):  # of what an interior point leaves where there should be zeros
+        point = feasible_matrix(operator, penalty, penalty.shrink(matrix, threshold * size), operator.values)
+        if point is not None:
+            return point
+    return None
 
 
 def _infeasible(problem: Problem, operator: Measurements) -> Minimum:
