@@ -10,7 +10,7 @@ import scipy.optimize
 import scipy.sparse
 
 import fastdmf as dmf
-from fastdmf.reference import Status, Uniqueness, min_nuclear_norm, projected_gradient
+from fastdmf.reference import Status, Uniqueness, low_rank, min_nuclear_norm, projected_gradient
 from tests import naive
 
 UNIT = np.eye(4).reshape(4, 2, 2)
@@ -249,6 +249,25 @@ def test_tiny_problems(psd):
     assert zero.upper == zero.lower == zero.gap == zero.rank == 0 and zero.status == Status.CONVERGED
     nothing = min_nuclear_norm(dmf.Sensing(np.zeros((1, 2, 2)), [0.0]), psd)
     assert nothing.upper == 0 and nothing.status == Status.CONVERGED
+
+
+# --- large problems -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rank", "observed"), [(2, 1500), (8, 1200)])
+def test_low_rank_plus_sparse_form_agrees_with_the_dense_one(rank, observed, monkeypatch):
+    """With exact recovery, and without."""
+    problem = dmf.Completion.random((60, 80), rank, observed, seed=5)
+    dense = min_nuclear_norm(problem, tol=1e-9)
+    monkeypatch.setattr(low_rank, "LARGE", 10)
+    sparse = min_nuclear_norm(problem, tol=1e-7)
+    assert sparse.status == Status.CONVERGED and sparse.violation == 0
+    check_certificate(problem, sparse, psd=False)
+    assert sparse.upper == pytest.approx(dense.upper, rel=1.1e-7)
+    again = min_nuclear_norm(problem, tol=1e-7, init=sparse)
+    assert again.status == Status.CONVERGED and again.iterations <= sparse.iterations
+    zero = dmf.Completion(problem.rows, problem.cols, np.zeros(observed), (60, 80))
+    assert min_nuclear_norm(zero).upper == 0
 
 
 # --- starting from a neighbour --------------------------------------------------------------------

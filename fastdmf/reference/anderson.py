@@ -10,38 +10,46 @@ RIDGE = 1e-10
 class Anderson:
     """The affine combination of past images whose residuals cancel best (type II).
 
+    Images are kept by the caller, in numbered slots.
+
     Parameters
     ----------
     memory : int
         How many iterations are combined.
     size : int
         Length of a residual.
-    width : int
-        Length of what is combined.
     """
 
-    def __init__(self, memory: int, size: int, width: int) -> None:
+    def __init__(self, memory: int, size: int) -> None:
         self.residuals = np.zeros((memory, size))
-        self.images = np.zeros((memory, width))
         self.gram = np.zeros((memory, memory))
-        self.count = 0
+        self.forget()
 
     def forget(self) -> None:
         """Start over."""
-        self.count = 0
+        self.count = self.idle = 0
+        self.smallest = float("inf")
 
-    def mix(self, residual: Array, *image: Array) -> Array:
-        """Add an iteration, whose image is given in parts, and return the combination of all images."""
+    def add(self, residual: Array) -> tuple[int, Array]:
+        """Take in the residual of an iteration: the slot for its image, and the weights of slots 0, 1, ….
+
+        When acceleration overshot, or brought nothing over a whole memory, only the newest image is kept:
+        plain steps always contract.
+        """
         memory = len(self.gram)
+        size = float(np.linalg.norm(residual))
+        if size > 2.0 * self.smallest or self.idle > len(self.gram):
+            self.forget()
+        self.idle = 0 if size < 0.9 * self.smallest else self.idle + 1
+        self.smallest = min(size, self.smallest)
         newest = self.count % memory
         self.count += 1
         kept = min(self.count, memory)
-        self.residuals[newest] = residual.ravel()
-        np.concatenate([part.ravel() for part in image], out=self.images[newest])
-        products = self.residuals[:kept] @ self.residuals[newest]
+        self.residuals[newest] = residual
+        products = self.residuals[:kept] @ residual
         self.gram[newest, :kept] = products
         self.gram[:kept, newest] = products
-        return self._weights(newest, kept) @ self.images[:kept]
+        return newest, self._weights(newest, kept)
 
     def _weights(self, newest: int, kept: int) -> Array:
         """The w with Σ w_i = 1 that make ‖Σ w_i f_i‖ least.

@@ -93,14 +93,14 @@ def certify(
     if penalty.psd:
         adjoint = 0.5 * (adjoint + adjoint.T)
     size = penalty.dual_norm(adjoint)
+    sigma = np.linalg.svd(matrix, compute_uv=False)
     if status is Status.INFEASIBLE:
         lower, upper = float("inf"), float("inf")
     else:
         lower, dual = lower_bound(y, dual, size)
         adjoint = adjoint / (size * (1.0 + MARGIN)) if lower > 0 else np.zeros_like(adjoint)
-        upper = penalty.value(matrix) if feasible else float("inf")
+        upper = float(np.trace(matrix) if penalty.psd else sigma.sum()) if feasible else float("inf")
     gap = relative_gap(upper, lower)
-    sigma = np.linalg.svd(matrix, compute_uv=False)
     rank = int(np.count_nonzero(sigma > max(min(10.0 * gap, 0.1), 1e-10) * sigma[0]))
     unique = Uniqueness.UNDECIDED
     if upper < np.inf and gap < FACE:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from fastdmf._checks import Array, count, one_of, positive, real_array
 from fastdmf.problems import Completion, Problem
-from fastdmf.reference import convex, splitting
+from fastdmf.reference import convex, low_rank, splitting
 from fastdmf.reference.certificates import certify, feasible_matrix
 from fastdmf.reference.operators import Measurements, orthonormal
 from fastdmf.reference.outcome import Minimum, Status, Uniqueness
@@ -91,7 +91,10 @@ def min_nuclear_norm(
         if status is Status.CONVERGED and best.gap > tol:
             return replace(best, status=Status.STALLED)
         return best
-    done = splitting.solve(operator, penalty, tol, begin, max_iterations)
+    if isinstance(problem, Completion) and not psd and min(n, p) > low_rank.LARGE:
+        done = low_rank.solve(problem, tol, begin, max_iterations)
+    else:
+        done = splitting.solve(operator, penalty, tol, begin, max_iterations)
     best = done.best
     matrix = best.point
     feasible = best.upper < np.inf

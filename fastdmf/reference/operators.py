@@ -11,7 +11,7 @@ import numpy as np
 import scipy.linalg
 import scipy.sparse
 from scipy.linalg.blas import dtrsv  # type: ignore[attr-defined]
-from scipy.linalg.lapack import dpstrf  # type: ignore[attr-defined]
+from scipy.linalg.lapack import dpotrf  # type: ignore[attr-defined]
 
 from fastdmf._checks import Array
 from fastdmf.problems import Completion, Problem, Sensing
@@ -40,6 +40,8 @@ class Measurements(ABC):
     shape: tuple[int, int]
     values: Array
     contradiction: Array | None = None
+    #: How many past iterations to combine: more where measuring costs more than mixing.
+    memory: int = 40
 
     @abstractmethod
     def measure(self, matrix: Array) -> Array:
@@ -143,23 +145,23 @@ class Rows(Measurements):
     pivoted QR decomposition F_Kᵀ = Q R takes over, and Â = Qᵀ.
     """
 
+    memory = 100
+
     def __init__(self, problem: Sensing, psd: bool) -> None:
         self.shape = problem.shape
         self.count = problem.values.size
         rows = _as_rows(problem, psd)
         norms = np.sqrt(np.asarray(_squared(rows)).ravel())
-        alive = norms > 0
-        self.weights = np.divide(1.0, norms, out=np.ones_like(norms), where=alive)
+        self.weights = np.divide(1.0, norms, out=np.ones_like(norms), where=norms > 0)
         y = problem.values.astype(np.float64) * self.weights
         gram = (rows @ rows.T).toarray() if scipy.sparse.issparse(rows) else rows @ rows.T
         gram *= self.weights[:, np.newaxis]
         gram *= self.weights
-        factor, pivots, rank, _ = dpstrf(gram, tol=DEPENDENT**2)
-        if rank == self.count and factor[-1, -1] ** 2 > SAFE_PIVOT:
-            self.kept = pivots - 1
-            self.rows = _scaled(rows, self.weights)[self.kept]
+        factor, failed = dpotrf(gram.T, overwrite_a=True)
+        if not failed and np.min(np.diag(factor)) ** 2 > SAFE_PIVOT:
+            self.kept, self.rows = np.arange(self.count), rows
             self.triangle, self.whitened = factor, False
-            self.values = self._whiten(y[self.kept])
+            self.values = self._whiten(problem.values.astype(np.float64))
             return
         dense = _scaled(rows, self.weights)
         dense = dense.toarray() if scipy.sparse.issparse(dense) else dense
@@ -169,7 +171,7 @@ class Rows(Measurements):
         self.kept, dropped = order[:rank], order[rank:]
         self.triangle, self.whitened = np.asfortranarray(r[:rank, :rank]), True
         self.rows = np.ascontiguousarray(q[:, :rank].T)
-        self.values = self._whiten(y[self.kept])
+        self.values = dtrsv(self.triangle, y[self.kept], trans=1) if rank else np.zeros(0)
         misfit = y[dropped] - r[:rank, rank:].T @ self.values
         if dropped.size and np.max(np.abs(misfit)) > INCONSISTENT * max(float(np.linalg.norm(y)), 1e-300):
             worst = int(np.argmax(np.abs(misfit)))
@@ -178,12 +180,12 @@ class Rows(Measurements):
             self.contradiction[dropped[worst]] = sign * self.weights[dropped[worst]]
 
     def _whiten(self, y: Array) -> Array:
-        """R⁻ᵀ y."""
-        return dtrsv(self.triangle, y, trans=1) if y.size else y
+        """R⁻ᵀ y, with the rows normalized."""
+        return dtrsv(self.triangle, y * self.weights[self.kept], trans=1)
 
     def _combine(self, weights: Array) -> Array:
-        """R⁻¹ l."""
-        return dtrsv(self.triangle, weights) if weights.size else weights
+        """R⁻¹ l, with the rows normalized: the λ of the kept measurements."""
+        return dtrsv(self.triangle, weights) * self.weights[self.kept] if weights.size else weights
 
     def measure(self, matrix: Array) -> Array:
         raw = self.rows @ matrix.ravel()
@@ -195,7 +197,7 @@ class Rows(Measurements):
 
     def dual(self, weights: Array) -> Array:
         full = np.zeros(self.count)
-        full[self.kept] = self._combine(weights) * self.weights[self.kept]
+        full[self.kept] = self._combine(weights)
         return full
 
     def compress(self, left: Array, right: Array) -> Array:
@@ -207,6 +209,7 @@ class Rows(Measurements):
             raw = left.T @ (self.rows.reshape(-1, p) @ right).reshape(-1, n, r)
         raw = raw.reshape(-1, r * r)
         if not self.whitened:
+            raw *= self.weights[self.kept, np.newaxis]
             raw = scipy.linalg.solve_triangular(self.triangle, raw, trans=1, check_finite=False)
         return raw.reshape(-1, r, r)
 

@@ -9,6 +9,7 @@ The iterate is z = W + D with Â(W) = ŷ and D = t Â*(l); at a fixed point W is
 References: Eckstein & Bertsekas (1992); Walker & Ni (2011); for the certificates, `certificates`.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +19,13 @@ from fastdmf.reference.anderson import Anderson
 from fastdmf.reference.certificates import feasible_matrix, lower_bound
 from fastdmf.reference.operators import Measurements
 from fastdmf.reference.outcome import Status, relative_gap
-from fastdmf.reference.spectral import Penalty
+from fastdmf.reference.spectral import Penalty, Shrunk
 
 RELAXATION = 1.8
-MEMORY = 40
-#: Iterations before acceleration starts, and between looks at the bounds.
-PLAIN, LOOK = 20, 10
+#: How many numbers acceleration may keep.
+LARGEST_MEMORY = 2.5e7
+#: Iterations before acceleration starts.
+PLAIN = 20
 #: The bounds are stalled when the gap has not fallen by a tenth over so many iterations.
 PATIENCE = 2000
 #: A lower bound so many times the norm of the least-squares solution means that nothing is feasible.
@@ -62,8 +64,35 @@ class Outcome:
     status: Status
 
 
-class DouglasRachford:
+class Splitting(ABC):
+    """A state that iterations carry towards the optimum."""
+
+    #: Iterations between looks at the bounds.
+    look: int
+    #: The current X.
+    x: Shrunk
+
+    @abstractmethod
+    def advance(self, accelerate: bool) -> None:
+        """One iteration."""
+
+    @abstractmethod
+    def tune(self) -> None:
+        """Adapt t to the singular values of X."""
+
+    @abstractmethod
+    def improve(self, best: Bracket, tol: float, thorough: bool) -> None:
+        """Update the bounds from the current iterate; ``thorough`` even if it cannot close the gap."""
+
+    def is_infeasible(self, best: Bracket) -> bool:
+        """Whether nothing satisfies the measurements."""
+        return False
+
+
+class DouglasRachford(Splitting):
     """The state z = W + D of the splitting, in units in which ‖Â*(ŷ)‖ = 1."""
+
+    look = 10
 
     def __init__(self, operator: Measurements, penalty: Penalty, values: Array, start: Start | None) -> None:
         self.operator, self.penalty, self.values = operator, penalty, values
@@ -75,8 +104,9 @@ class DouglasRachford:
             self.d = self.threshold * operator.adjoint(operator.measure(start.dual_matrix))
             feasible = start.matrix - operator.adjoint(operator.measure(start.matrix) - values)
             self.z = feasible + self.d
-        self.anderson = Anderson(MEMORY, n * p, 2 * n * p)
-        self.smallest = float("inf")
+        memory = min(operator.memory, 5 + min(n, p), 5 + int(LARGEST_MEMORY / (3 * n * p)))
+        self.anderson = Anderson(memory, n * p)
+        self.images = np.zeros((memory, 2, n, p))  # (z⁺, D⁺) of past iterations
         self.shrink()
 
     def shrink(self) -> None:
@@ -91,13 +121,9 @@ class DouglasRachford:
         step = RELAXATION * (self.x_matrix - (self.z - self.d) - 2.0 * back)
         z, d = self.z + step, self.d - RELAXATION * back
         if accelerate:
-            size = float(np.linalg.norm(step))
-            if size > 2.0 * self.smallest:  # acceleration overshot: plain steps always contract
-                self.anderson.forget()
-                self.smallest = size
-            else:
-                self.smallest = min(size, self.smallest)
-                z, d = self.anderson.mix(step, z, d).reshape(2, *self.z.shape)
+            slot, weights = self.anderson.add(step.ravel())
+            self.images[slot] = z, d
+            z, d = (weights @ self.images[: weights.size].reshape(weights.size, -1)).reshape(2, *z.shape)
         self.z, self.d = z, d
         self.shrink()
 
@@ -116,10 +142,9 @@ class DouglasRachford:
         d = self.d * (wanted / self.threshold)
         self.z, self.d, self.threshold = self.z - self.d + d, d, wanted
         self.anderson.forget()
-        self.smallest = float("inf")
         self.shrink()
 
-    def improve(self, best: Bracket, tol: float, often: bool) -> None:
+    def improve(self, best: Bracket, tol: float, thorough: bool) -> None:
         """Update the bounds from the current iterate."""
         dual = self.operator.measure(self.d) / self.threshold
         y = self.operator.adjoint(dual)
@@ -131,7 +156,7 @@ class DouglasRachford:
         if self.penalty.psd:
             # Gauss–Newton is worth its price when X is nearly feasible and the gap may close.
             close = abs(float(self.x.values.sum()) - best.lower) <= 10.0 * tol * best.lower
-            if not (often or close):
+            if not (thorough or close):
                 return
         point = feasible_matrix(self.operator, self.penalty, self.x, self.values)
         if point is not None:
@@ -140,7 +165,9 @@ class DouglasRachford:
                 best.upper, best.point = upper, point
 
     def is_infeasible(self, best: Bracket) -> bool:
-        """Whether the dual, or the direction in which it moves, proves any feasible X to be enormous."""
+        """Whether, for ``psd``, the dual or its direction proves any feasible X to be enormous."""
+        if not self.penalty.psd or best.upper < np.inf:
+            return False
         ray = -self.miss
         bound, _ = lower_bound(self.values, ray, self.penalty.dual_norm(self.operator.adjoint(ray)))
         if bound > best.lower:
@@ -148,42 +175,56 @@ class DouglasRachford:
         return best.lower > FARKAS
 
 
-def solve(
-    operator: Measurements, penalty: Penalty, tol: float, start: Start | None, max_iterations: int
-) -> Outcome:
-    """Iterate until (upper − lower)/lower ≤ tol."""
-    size = float(np.linalg.norm(operator.adjoint(operator.values), 2))
-    nothing = Bracket(np.zeros(operator.shape), np.zeros_like(operator.values))
-    if size == 0.0:
-        nothing.upper = 0.0
-        return Outcome(nothing, 0, Status.CONVERGED)
-    if start is not None:
-        start = Start(start.matrix / size, start.dual_matrix)
-    state = DouglasRachford(operator, penalty, operator.values / size, start)
+def iterate(state: Splitting, nothing: Bracket, tol: float, max_iterations: int) -> Outcome:
+    """Iterate from a state until (upper − lower)/lower ≤ tol."""
     best, status, done = nothing, Status.MAX_ITERATIONS, 0
-    since, at = float("inf"), 0
+    smallest, at = float("inf"), 0
     while done < max_iterations:
         if done >= 40 and done % 40 == 0 and (done // 40).bit_count() == 1:  # 40, 80, 160, …
             state.tune()
         state.advance(accelerate=done >= PLAIN)
         done += 1
-        if done % LOOK:
+        if done % state.look and done < max_iterations:
             continue
-        state.improve(best, tol, often=done % (10 * LOOK) == 0)
-        if penalty.psd and best.upper == np.inf and state.is_infeasible(best):
+        state.improve(best, tol, thorough=done % (10 * state.look) == 0 or done == max_iterations)
+        if state.is_infeasible(best):
             status = Status.INFEASIBLE
             break
         if best.gap <= tol:
             status = Status.CONVERGED
             break
-        if best.gap < 0.9 * since:
-            since, at = best.gap, done
+        if best.gap < 0.9 * smallest:
+            smallest, at = best.gap, done
         elif done - at >= PATIENCE:
             status = Status.STALLED
             break
     if best.upper == np.inf:
-        best.point = state.x_matrix
+        best.point = state.x.matrix
+    return Outcome(best, done, status)
+
+
+def solve(
+    operator: Measurements, penalty: Penalty, tol: float, start: Start | None, max_iterations: int
+) -> Outcome:
+    """Minimize the norm subject to Â(W) = ŷ."""
+    size = float(np.linalg.norm(operator.adjoint(operator.values), 2))
+    nothing = Bracket(np.zeros(operator.shape), np.zeros_like(operator.values))
+    if size == 0.0:
+        nothing.upper = 0.0
+        return Outcome(nothing, 0, Status.CONVERGED)
+    state = DouglasRachford(operator, penalty, operator.values / size, in_units(start, size))
+    return in_original_units(iterate(state, nothing, tol, max_iterations), size)
+
+
+def in_units(start: Start | None, size: float) -> Start | None:
+    """The start for the measurements y/size."""
+    return None if start is None else Start(start.matrix / size, start.dual_matrix)
+
+
+def in_original_units(outcome: Outcome, size: float) -> Outcome:
+    """The outcome for y, from that for y/size."""
+    best = outcome.best
     best.point = best.point * size
     best.upper *= size
     best.lower *= size
-    return Outcome(best, done, status)
+    return outcome
