@@ -5,6 +5,8 @@ import numpy as np
 from fastdmf._checks import Array
 
 RIDGE = 1e-10
+#: Iterations without progress after which acceleration starts over.
+IDLE = 50
 
 
 class Anderson:
@@ -30,15 +32,18 @@ class Anderson:
         self.count = self.idle = 0
         self.smallest = float("inf")
 
+    def failed(self, residual: Array) -> bool:
+        """Whether acceleration overshot, or brought nothing for long."""
+        return float(np.linalg.norm(residual)) > 2.0 * self.smallest or self.idle > IDLE
+
     def add(self, residual: Array) -> tuple[int, Array]:
         """Take in the residual of an iteration: the slot for its image, and the weights of slots 0, 1, ….
 
-        When acceleration overshot, or brought nothing over a whole memory, only the newest image is kept:
-        plain steps always contract.
+        After a failure only the newest image is kept: plain steps always contract.
         """
         memory = len(self.gram)
         size = float(np.linalg.norm(residual))
-        if size > 2.0 * self.smallest or self.idle > len(self.gram):
+        if self.failed(residual):
             self.forget()
         self.idle = 0 if size < 0.9 * self.smallest else self.idle + 1
         self.smallest = min(size, self.smallest)

@@ -23,6 +23,9 @@ DEPENDENT = 1e-11
 #: Misfit of a dependent measurement, relative to ‖y‖, above which it contradicts the others.
 INCONSISTENT = 1e-9
 
+#: Entries in the matrices A_i beyond which an iteration costs more than mixing a hundred.
+COSTLY = 4e6
+
 
 class Measurements(ABC):
     """Â, its adjoint, and ŷ = C y, for k ≤ m independent measurements.
@@ -145,8 +148,6 @@ class Rows(Measurements):
     pivoted QR decomposition F_Kᵀ = Q R takes over, and Â = Qᵀ.
     """
 
-    memory = 100
-
     def __init__(self, problem: Sensing, psd: bool) -> None:
         self.shape = problem.shape
         self.count = problem.values.size
@@ -157,6 +158,8 @@ class Rows(Measurements):
         gram = (rows @ rows.T).toarray() if scipy.sparse.issparse(rows) else rows @ rows.T
         gram *= self.weights[:, np.newaxis]
         gram *= self.weights
+        if self.count * self.shape[0] * self.shape[1] > COSTLY:
+            self.memory = 100
         factor, failed = dpotrf(gram.T, overwrite_a=True)
         if not failed and np.min(np.diag(factor)) ** 2 > SAFE_PIVOT:
             self.kept, self.rows = np.arange(self.count), rows

@@ -26,6 +26,8 @@ RELAXATION = 1.8
 LARGEST_MEMORY = 2.5e7
 #: Iterations before acceleration starts.
 PLAIN = 20
+#: Plain iterations after acceleration failed.
+REST = 20
 #: The bounds are stalled when the gap has not fallen by a tenth over so many iterations.
 PATIENCE = 2000
 #: A lower bound so many times the norm of the least-squares solution means that nothing is feasible.
@@ -104,9 +106,11 @@ class DouglasRachford(Splitting):
             self.d = self.threshold * operator.adjoint(operator.measure(start.dual_matrix))
             feasible = start.matrix - operator.adjoint(operator.measure(start.matrix) - values)
             self.z = feasible + self.d
-        memory = min(operator.memory, 5 + min(n, p), 5 + int(LARGEST_MEMORY / (3 * n * p)))
+        memory = min(operator.memory, 5 + int(LARGEST_MEMORY / (3 * n * p)))
         self.anderson = Anderson(memory, n * p)
         self.images = np.zeros((memory, 2, n, p))  # (z⁺, D⁺) of past iterations
+        self.fallback = self.z, self.d  # the plain step from where the residual was least
+        self.resting = 0
         self.shrink()
 
     def shrink(self) -> None:
@@ -120,7 +124,15 @@ class DouglasRachford(Splitting):
         back = self.operator.adjoint(self.miss)
         step = RELAXATION * (self.x_matrix - (self.z - self.d) - 2.0 * back)
         z, d = self.z + step, self.d - RELAXATION * back
-        if accelerate:
+        if self.resting:
+            self.resting -= 1
+        elif accelerate and self.anderson.failed(step):
+            z, d = self.fallback
+            self.anderson.forget()
+            self.resting = REST
+        elif accelerate:
+            if np.linalg.norm(step) < self.anderson.smallest:
+                self.fallback = z, d
             slot, weights = self.anderson.add(step.ravel())
             self.images[slot] = z, d
             z, d = (weights @ self.images[: weights.size].reshape(weights.size, -1)).reshape(2, *z.shape)
