@@ -6,7 +6,7 @@ from fastdmf._checks import Array
 
 RIDGE = 1e-10
 #: Iterations without progress after which acceleration starts over.
-IDLE = 50
+IDLE = 100
 
 
 class Anderson:

@@ -37,6 +37,9 @@ MEMORY = 15
 SPARE = 15
 #: Unobserved entries at which residuals are compared, per observed one.
 SAMPLED = 1.0
+#: t, in units of ‖A*(y)‖.  Ratings keep gaining singular values of X that are ever smaller; a t that followed
+#: them, as in `splitting`, would leave the dual behind.
+THRESHOLD = 3.0
 #: Problems whose shorter side is longer than this are solved in this form.
 LARGE = 400
 
@@ -66,7 +69,7 @@ class LowRankSplitting(Splitting):
         n, p = self.shape = problem.shape
         order = problem.row_order
         self.rows, self.cols = problem.rows[order], problem.cols[order]
-        self.values, self.threshold = values[order], 2.0
+        self.values, self.threshold = values[order], THRESHOLD
         self.starts = np.concatenate([[0], np.cumsum(np.bincount(self.rows, minlength=n))])
         rng = np.random.default_rng(0)
         # Residuals are compared on the observed entries and on a sample of the others.
@@ -145,23 +148,6 @@ class LowRankSplitting(Splitting):
         self.shift, self.sampled = shift, x
         self.z = Mixture(left, right, self.matrix(c))
         self.shrink()
-
-    def tune(self) -> None:
-        """Set t to eight times the geometric mean of the singular values of X.
-
-        Eight and not three, as in `splitting`: a thousand ratings leave the dual far behind the primal.
-        """
-        if not self.x.values.size:
-            return
-        wanted = float(np.clip(8.0 * np.exp(np.mean(np.log(self.x.values))), 0.3, 5.0))
-        if max(wanted / self.threshold, self.threshold / wanted) < 1.3:
-            return
-        c = self.z.sparse.data + self.shift * (wanted / self.threshold - 1.0)
-        self.shift = self.shift * (wanted / self.threshold)
-        self.threshold = wanted
-        self.z = Mixture(self.z.left, self.z.right, self.matrix(c))
-        self.anderson.forget()
-        self.shrink(steps=3)
 
     def improve(self, best: Bracket, tol: float, thorough: bool) -> None:
         """Update the bounds from the current iterate."""

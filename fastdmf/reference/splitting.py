@@ -78,9 +78,8 @@ class Splitting(ABC):
     def advance(self, accelerate: bool) -> None:
         """One iteration."""
 
-    @abstractmethod
-    def tune(self) -> None:
-        """Adapt t to the singular values of X."""
+    def tune(self) -> None:  # noqa: B027
+        """Adapt t; by default it stays."""
 
     @abstractmethod
     def improve(self, best: Bracket, tol: float, thorough: bool) -> None:
