@@ -9,6 +9,10 @@ entries or linear measurements of a matrix?
 (100, 100)
 """
 
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from fastdmf import datasets, metrics, plot
 from fastdmf._version import __version__
 from fastdmf.checkpoint import Checkpoint
@@ -23,6 +27,9 @@ from fastdmf.run import run
 from fastdmf.run_many import run_many
 from fastdmf.state import State
 from fastdmf.stopping import GradientBelow, LossBelow, MaxSteps, Stalled, Status, TimeLimit
+
+if TYPE_CHECKING:
+    from fastdmf import reference
 
 __all__ = [
     "Balanced",
@@ -55,6 +62,14 @@ __all__ = [
     "loss_and_gradients",
     "metrics",
     "plot",
+    "reference",
     "run",
     "run_many",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """The judges need SciPy's solvers, so they load when first asked for."""
+    if name == "reference":
+        return import_module("fastdmf.reference")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,96 @@
+"""What the judges return."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fastdmf._checks import Array
+
+
+class Status(StrEnum):
+    """Why a judge ended; ``advice`` says what to do about it."""
+
+    CONVERGED = "converged"
+    INFEASIBLE = "infeasible"
+    STALLED = "stalled"
+    MAX_ITERATIONS = "max_iterations"
+
+    @property
+    def advice(self) -> str:
+        """One sentence on what the status means and what to try."""
+        return _ADVICE[self]
+
+
+_ADVICE = {
+    Status.CONVERGED: "The tolerance was reached.",
+    Status.INFEASIBLE: "No matrix has these measurements: check the values of dependent measurements; with "
+    "psd=True the dual proves that no positive semidefinite matrix fits.",
+    Status.STALLED: "The bounds stopped approaching each other; they hold as they are, and a larger tol "
+    "accepts them.",
+    Status.MAX_ITERATIONS: "The iterations ran out; the bounds hold as they are: raise max_iterations, or "
+    "continue with init=.",
+}
+
+
+class Uniqueness(StrEnum):
+    """Whether another matrix is optimal as well, decided numerically."""
+
+    UNIQUE = "unique"
+    NOT_UNIQUE = "not unique"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, eq=False)
+class Minimum:
+    """A matrix of minimum nuclear norm, with the dual that proves it.
+
+    Attributes
+    ----------
+    matrix : (n, p) ndarray
+        The primal point W; positive semidefinite for ``psd=True``.
+    dual : (m,) ndarray
+        λ with ‖A*(λ)‖ ≤ 1 in operator norm; with λ_max(A*(λ)) ≤ 1 for ``psd=True``.  If the problem is
+        infeasible: a ray with A*(λ) = 0, or A*(λ) ⪯ 0, and yᵀλ > 0.
+    upper : float
+        ‖W‖_*, infinite if no matrix with these measurements was found.
+    lower : float
+        yᵀλ, infinite if the problem is infeasible.
+    violation : float
+        max_i |A(W)_i − y_i|.
+    rank : int
+        Number of singular values of W above max(10 gap, 1e-10) times the largest.
+    iterations : int
+        Iterations of the solver.
+    status : Status
+        Why the solver ended; ``status.advice`` says what to do.
+    unique : Uniqueness
+        Whether W is the only optimum: "unique", "not unique" or "undecided".
+    """
+
+    matrix: Array
+    dual: Array
+    upper: float
+    lower: float
+    violation: float
+    rank: int
+    iterations: int
+    status: Status
+    unique: Uniqueness
+
+    @property
+    def gap(self) -> float:
+        """(upper − lower)/lower: no matrix with these measurements is shorter by more than this fraction."""
+        return relative_gap(self.upper, self.lower)
+
+    def __repr__(self) -> str:
+        n, p = self.matrix.shape
+        return (
+            f"<Minimum {n}×{p}, nuclear norm {self.upper:.10g}, gap {self.gap:.1e}, rank {self.rank}, "
+            f"{self.unique}, {self.status}>"
+        )
+
+
+def relative_gap(upper: float, lower: float) -> float:
+    """(upper − lower)/lower, at least 0; infinite while either bound says nothing."""
+    if upper <= lower:
+        return 0.0
+    return (upper - lower) / lower if lower > 0 else float("inf")
