@@ -1,5 +1,6 @@
 """The CPU backend: binds the Numba kernels."""
 
+import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,7 +14,7 @@ from fastdmf._checks import Array
 from fastdmf.backends import Event, Halts, Lockstep, Trajectory
 from fastdmf.backends.blas import blas_threads
 from fastdmf.backends.cpu_binding import bind_problem, pattern_of, work_of
-from fastdmf.backends.layout import Layout, aligned_empty, layout_of
+from fastdmf.backends.layout import Layout, aligned_empty, layout_of, whole_vectors
 from fastdmf.factorizations import Factorization, Symmetric
 from fastdmf.kernels.cpu import stepping
 from fastdmf.kernels.cpu.compilation import IS_PLAIN, source_digest
@@ -73,7 +74,7 @@ class Matrices:
 def _with_filled_rows(shape: tuple[int, int], dtype: np.dtype, lanes: int) -> Array:
     """A matrix whose rows are followed by zeros up to a multiple of ``lanes`` elements."""
     rows, cols = shape
-    memory = aligned_empty((rows, -(-cols // lanes) * lanes), dtype)
+    memory = aligned_empty((rows, whole_vectors(cols, lanes)), dtype)
     memory[:, cols:] = 0.0
     return memory[:, :cols]
 
@@ -182,8 +183,8 @@ class Scratch:
         elif layout.left == 0:
             self.model = Unfactored(*memory)
         else:
-            filled = [-(-np.array(shape) // layout.lanes) * layout.lanes for shape in shapes]
-            spare = aligned_empty((max(int(rows * cols) for rows, cols in filled),), dtype)
+            sizes = [math.prod(whole_vectors(length, layout.lanes) for length in shape) for shape in shapes]
+            spare = aligned_empty((max(sizes),), dtype)
             self.model = Chains(
                 layout.left, layout.right, self.prefixes.table, self.deltas.table, spare, *memory
             )
@@ -266,7 +267,7 @@ class CpuTrajectory:
         self._scratch = Scratch(objective)
         self._scalars = np.array(memory.get("scalars", np.zeros(stepping.SLOTS)), dtype=np.float64)
         self._rule, self._velocity, self._kept_alive = _rule_of(optimizer, objective, memory)
-        # The loss and the gradient on the support are known at the point; the gradient in the factors.
+        # Whether the loss and the gradient on the support are known here, and the gradient in the factors.
         self._is_evaluated = self._has_gradient = False
         self._need(gradient=False)
         self.diverged = not np.isfinite(self.loss)

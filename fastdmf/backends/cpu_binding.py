@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdmf._checks import Array
-from fastdmf.backends.layout import aligned_empty, blocks_of, compressed_rows
+from fastdmf.backends.layout import aligned_empty, blocks_of, compressed_rows, whole_vectors
 from fastdmf.backends.tiles import blocks_support, tiling_of
 from fastdmf.kernels.cpu.blocked import Blocks
 from fastdmf.kernels.cpu.completion import Entries, Pattern
@@ -87,7 +87,7 @@ def crossover(shape: tuple[int, int], width: int, dtype: np.dtype) -> float:
     times as long as the other; 1.5 for factors of a few columns.
     """
     lanes = VECTOR_BYTES // dtype.itemsize
-    filled = width / (-(-width // lanes) * lanes)
+    filled = width / whole_vectors(width, lanes)
     size = max(shape) * width * dtype.itemsize
     return max(0.35, filled * next(limit for bound, limit in _CROSSOVERS if size <= bound))
 
@@ -131,12 +131,8 @@ def work_of(operator: Any, dtype: np.dtype, threads: int) -> Array:
         return np.empty(0, dtype)
     blocks = operator.blocks.size - 1
     lanes = VECTOR_BYTES // dtype.itemsize
-    slot = _whole_vectors(operator.a.shape[1], lanes) + ROWS * lanes
+    slot = whole_vectors(operator.a.shape[1], lanes) + ROWS * lanes
     return aligned_empty(((min(blocks, 2) if threads == 1 else blocks) * slot,), dtype)
-
-
-def _whole_vectors(length: int, lanes: int) -> int:
-    return -(-length // lanes) * lanes
 
 
 def _dense_rows(matrices: Array, values: Array, scale: float, tied: bool) -> DenseRows:
@@ -162,7 +158,7 @@ def _triangles(matrices: Array, dtype: np.dtype) -> Array:
     """The upper triangles, row by row, of the symmetric parts of (m, n, n) matrices: a row each."""
     m, n, _ = matrices.shape
     size = n * (n + 1) // 2
-    packed = aligned_empty((m, _whole_vectors(size, VECTOR_BYTES // dtype.itemsize)), dtype)
+    packed = aligned_empty((m, whole_vectors(size, VECTOR_BYTES // dtype.itemsize)), dtype)
     packed[:, size:] = 0.0
     end = 0
     with np.errstate(over="ignore"):

@@ -124,6 +124,11 @@ def layout_of(
     return SupportLayout(shape, *support) if support else DirectLayout(shape)
 
 
+def whole_vectors(length: int, lanes: int) -> int:
+    """A number of elements, rounded up to vectors of so many lanes."""
+    return -(-length // lanes) * lanes
+
+
 def compressed_rows(rows: Array, n: int) -> Array:
     """Where each of n rows starts among ascending row indices: (n + 1,) int64."""
     starts = np.zeros(n + 1, dtype=np.int64)
