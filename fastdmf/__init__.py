@@ -19,7 +19,7 @@ from fastdmf.checkpoint import Checkpoint
 from fastdmf.factorizations import Product, Symmetric
 from fastdmf.initializers import Balanced, Factors, FromProduct, Gaussian, Identity, Orthogonal, Uniform
 from fastdmf.loop import Loop, loss_and_gradients
-from fastdmf.optimizers import ExactLineSearch, GradientDescent, GroupRMSprop
+from fastdmf.optimizers import ExactLineSearch, GradientDescent, GradientFlow, GroupRMSprop
 from fastdmf.problems import Completion, Sensing
 from fastdmf.recording import Record
 from fastdmf.result import Result
@@ -41,6 +41,7 @@ __all__ = [
     "Gaussian",
     "GradientBelow",
     "GradientDescent",
+    "GradientFlow",
     "GroupRMSprop",
     "Identity",
     "Loop",

@@ -10,7 +10,7 @@ from fastdmf import storage
 from fastdmf._checks import Array, positive
 from fastdmf.result import Result
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from fastdmf._describe import describe
 from fastdmf.factorizations import Factorization, Product
 from fastdmf.initializers import Gaussian, Initializer
 from fastdmf.loop import Loop
-from fastdmf.optimizers import GradientDescent, GroupRMSprop, Optimizer
+from fastdmf.optimizers import GradientDescent, GradientFlow, Optimizer
 from fastdmf.problems import Completion, Problem
 from fastdmf.recording import Record
 from fastdmf.stopping import LossBelow, MaxSteps, Stop
@@ -60,7 +60,7 @@ class Choices:
         if factorization is None:
             factorization = Product(2 if depth is None else depth)
         if optimizer is None:
-            optimizer = GroupRMSprop() if lr is None else GradientDescent(lr)
+            optimizer = GradientFlow() if lr is None else GradientDescent(lr)
         return cls(
             problem=Completion.random() if problem is None else problem,
             factorization=factorization,

@@ -15,7 +15,8 @@ import typer
 from fastdmf.checkpoint import Checkpoint
 from fastdmf.factorizations import Factorization, Product, Symmetric
 from fastdmf.initializers import Balanced, Gaussian, Identity, Orthogonal, Scaled, Uniform
-from fastdmf.optimizers import ExactLineSearch, GradientDescent, GroupRMSprop, Optimizer
+from fastdmf.optimizers import ExactLineSearch, GradientDescent, GradientFlow, GroupRMSprop, Optimizer
+from fastdmf.optimizers.gradient_flow import METHODS
 from fastdmf.problems import Completion
 from fastdmf.recording import Record
 from fastdmf.result import Result
@@ -39,6 +40,7 @@ def main() -> None:
 
 #: Optimizers by name, and the options that belong to each.
 OPTIMIZERS: dict[str, tuple[type[Optimizer], tuple[str, ...]]] = {
+    "flow": (GradientFlow, ("rtol", "method", "check")),
     "gd": (GradientDescent, ("lr", "momentum")),
     "rmsprop": (GroupRMSprop, ("lr", "alpha", "eps")),
     "line-search": (ExactLineSearch, ("max_step",)),
@@ -167,9 +169,20 @@ def run(
         str | None,
         typer.Option(
             metavar="|".join(OPTIMIZERS),
-            help="How to move; by default gd if --lr is given, else the default of fastdmf.run.",
+            help="How to move; by default gd if --lr is given, else flow.",
             rich_help_panel="Optimizer",
         ),
+    ] = None,
+    rtol: Annotated[
+        float | None, typer.Option(help="Tolerance of flow.", rich_help_panel="Optimizer")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(metavar="|".join(METHODS), help="Integrator of flow.", rich_help_panel="Optimizer"),
+    ] = None,
+    check: Annotated[
+        bool | None,
+        typer.Option("--check", help="Repeat flow with a tenth of rtol.", rich_help_panel="Optimizer"),
     ] = None,
     lr: Annotated[
         float | None, typer.Option(help="Learning rate of gd and rmsprop.", rich_help_panel="Optimizer")
@@ -245,7 +258,10 @@ def run(
     """
     from fastdmf.run import run as follow
 
-    parameters = {"lr": lr, "momentum": momentum, "alpha": alpha, "eps": eps, "max_step": max_step}
+    parameters = {
+        "rtol": rtol, "method": method, "check": check, "lr": lr, "momentum": momentum, "alpha": alpha,
+        "eps": eps, "max_step": max_step,
+    }  # fmt: skip
     with _refusals():
         problem = _problem(data, shape, test_fraction, split_seed, loss)
         record = _record(metrics, record_every, per_decade)
@@ -330,13 +346,13 @@ def _initializer(name: str, product_scale: float | None, std: float | None, seed
     return init
 
 
-def _optimizer(name: str | None, parameters: Mapping[str, float | None]) -> Optimizer | None:
+def _optimizer(name: str | None, parameters: Mapping[str, float | str | None]) -> Optimizer | None:
     """The optimizer; None for the default of the library."""
     given = {key: value for key, value in parameters.items() if value is not None}
     if name is None:
         if not given:
             return None
-        name = "gd" if "lr" in given else ""
+        name = "gd" if "lr" in given else "flow" if given.keys() <= {"rtol", "method", "check"} else ""
     elif name not in OPTIMIZERS:
         raise ValueError(f"--optimizer must be one of {', '.join(OPTIMIZERS)}, not {name!r}")
     for key in given:

@@ -63,7 +63,8 @@ class Stopper:
             case GradientBelow(threshold):
                 return trajectory.gradient_norm <= threshold
             case _:
-                return self._holds_apart_from_values(condition, trajectory.step, seconds)
+                completed = trajectory.step if trajectory.is_at_step else trajectory.step - 1
+                return self._holds_apart_from_values(condition, completed, seconds)
 
     def _holds_apart_from_values(self, condition: Condition, step: int, seconds: float) -> bool:
         match condition:

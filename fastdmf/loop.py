@@ -33,7 +33,7 @@ class Loop:
         What is measured.
     factorization : Product or Symmetric
         How the matrix is parameterized.
-    optimizer : GradientDescent, GroupRMSprop or ExactLineSearch
+    optimizer : GradientDescent, GroupRMSprop, ExactLineSearch or GradientFlow
         How the factors move.
     dtype : {"float64", "float32"}
         Arithmetic of the run; problem and start are converted to it.
@@ -70,7 +70,7 @@ class Loop:
     ) -> None:
         self.problem, self.factorization, self.optimizer = problem, factorization, optimizer
         self.engine = backends.bind(problem, factorization, optimizer, dtype, device, threads)
-        self.dtype = np.dtype(dtype)
+        self.dtype, self.threads = np.dtype(dtype), threads
 
     def start(self, init: Initializer, seed: int | None) -> Trajectory:
         """A trajectory from a start drawn with ``seed``: what `run` moves in place."""
@@ -98,7 +98,8 @@ class Loop:
         """The state after up to ``steps`` more steps; the argument is not changed.
 
         It stops early only at divergence: the returned state is then the last finite one and says
-        ``diverged``; advancing it again raises ValueError.
+        ``diverged``; advancing it again raises ValueError.  A flow also stops where no step is small enough
+        for the loss to fall.
         """
         count("steps", steps, least=0)
         if not isinstance(state, State):
@@ -125,7 +126,7 @@ class Loop:
         pace = Pace()
         target = trajectory.step + steps
         event = Event.ALL_STEPS
-        while trajectory.step < target and event is not Event.DIVERGED:
+        while trajectory.step < target and event not in (Event.DIVERGED, Event.STUCK):
             event = pace.advance(trajectory, target - trajectory.step)
         return trajectory.state()
 
@@ -141,19 +142,26 @@ class Pace:
         """Whether the next stretch may take longer than intended: a single step does, or none is known."""
         return self._seconds_per_step > STRETCH_SECONDS
 
-    def advance(self, trajectory: Trajectory, steps: int, halts: Halts = ()) -> Event:
+    def advance(
+        self, trajectory: Trajectory, steps: int, halts: Halts = (), until: float = math.inf
+    ) -> Event:
         """Advance by at most ``steps`` steps, and by no more than one stretch."""
         before, begin = trajectory.step, perf_counter()
-        event = trajectory.advance(self._affordable(steps), halts)
+        event = trajectory.advance(self._affordable(steps), halts, until)
         self._learn(trajectory.step - before, perf_counter() - begin)
         return event
 
     def advance_together(
-        self, lockstep: Lockstep, trajectories: Sequence[Trajectory], steps: int, halts: Sequence[Halts]
+        self,
+        lockstep: Lockstep,
+        trajectories: Sequence[Trajectory],
+        steps: int,
+        halts: Sequence[Halts],
+        until: Sequence[float],
     ) -> None:
         """The same for the trajectories of a lockstep, which stand at one step."""
         before, begin = trajectories[0].step, perf_counter()
-        lockstep.advance(self._affordable(steps), halts)
+        lockstep.advance(self._affordable(steps), halts, until)
         # One that diverges takes its last step back.
         self._learn(max(t.step for t in trajectories) - before, perf_counter() - begin)
 

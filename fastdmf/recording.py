@@ -43,8 +43,8 @@ NAMED: dict[str, Callable[[State], Any]] = {
 class Record:
     """Which steps of a run are recorded, and which metrics there.
 
-    The start and the end are always recorded.  Without ``every``, ``at``, ``per_decade`` or ``at_loss``,
-    steps are log-spaced, ten per decade.
+    The start and the end are always recorded.  Without ``every``, ``at``, ``per_decade``, ``at_loss`` or
+    ``at_time``, steps are log-spaced, ten per decade.
 
     Parameters
     ----------
@@ -55,7 +55,10 @@ class Record:
     per_decade : int, optional
         Log-spaced steps, so many per decade.
     at_loss : sequence of float, optional
-        At the first step where the loss is at or below each level.
+        At the first step where the loss is at or below each level; of a flow, at the point inside a step
+        where it crosses the level.
+    at_time : sequence of float, optional
+        At the first step that reaches each time, the sum of step sizes; of a flow, exactly at that time.
     metrics : sequence or mapping
         Names (see `fastdmf.recording.NAMED`), functions of a `State` that return a number or an array, or
         a mapping from names of your own to either.
@@ -65,6 +68,7 @@ class Record:
     at: Sequence[int] | None = None
     per_decade: int | None = None
     at_loss: Sequence[float] | None = None
+    at_time: Sequence[float] | None = None
     metrics: Sequence[Metric] | Mapping[str, Metric] = ("loss", "test_error")
 
     def __post_init__(self) -> None:
@@ -78,7 +82,10 @@ class Record:
         if self.at_loss is not None:
             levels = {positive("at_loss", x) for x in items("at_loss", self.at_loss)}
             object.__setattr__(self, "at_loss", tuple(sorted(levels, reverse=True)))
-        if all(x is None for x in (self.every, self.at, self.per_decade, self.at_loss)):
+        if self.at_time is not None:
+            times = {positive("at_time", x) for x in items("at_time", self.at_time)}
+            object.__setattr__(self, "at_time", tuple(sorted(times)))
+        if all(x is None for x in (self.every, self.at, self.per_decade, self.at_loss, self.at_time)):
             object.__setattr__(self, "per_decade", 10)
         object.__setattr__(self, "metrics", _by_name(self.metrics))
 

@@ -17,7 +17,7 @@ from fastdmf.stopping import Status
 if TYPE_CHECKING:
     import xarray as xr
 
-FORMAT = 1
+FORMAT = 2
 
 _SCALARS = ("loss", "test_error", "steps", "evaluations", "time", "seconds", "seed")
 
@@ -51,6 +51,9 @@ class Result:
         sparse or dense products, whichever are faster for the problem.
     records : mapping of str to ndarray
         Everything recorded, one row per recorded step; see :attr:`trace`.
+    details : mapping of str to float
+        What the optimizer counted or found: of a `GradientFlow`, ``rejected`` steps, ``hessian_products``,
+        and with ``check=True`` the ``change`` of the product when the tolerance is a tenth.
     """
 
     factors: list[Array]
@@ -65,6 +68,7 @@ class Result:
     seed: int | None
     settings: Mapping[str, str]
     records: Mapping[str, Array] = field(repr=False)
+    details: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def product(self) -> Array:
@@ -96,6 +100,7 @@ class Result:
             f"test error  {self.test_error:.6g}",
             f"steps       {self.steps}  (time {self.time:.6g}, {self.evaluations} evaluations)",
             f"seconds     {self.seconds:.3g}",
+            *(f"{name.replace('_', ' '):<18}{value:.6g}" for name, value in self.details.items()),
         ]
         return "\n".join(lines)
 
@@ -119,6 +124,7 @@ class Result:
             "fastdmf": __version__,
             "status": str(self.status),
             "settings": dict(self.settings),
+            "details": dict(self.details),
             "symmetric": isinstance(self.factorization, Symmetric),
             **{name: getattr(self, name) for name in _SCALARS},
         }
@@ -136,6 +142,7 @@ class Result:
             factorization=_factorization_of(factors, header["symmetric"]),
             status=Status(header["status"]),
             settings=header["settings"],
+            details=header["details"],
             records={
                 name.removeprefix("record_"): x for name, x in arrays.items() if name.startswith("record_")
             },

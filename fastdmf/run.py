@@ -49,8 +49,8 @@ def run(
         How the matrix is parameterized.
     init : Initializer, optional
         Where it starts; by default ``Gaussian(product_scale=1e-3)``.
-    optimizer : GradientDescent, GroupRMSprop or ExactLineSearch, optional
-        How it moves; by default ``GroupRMSprop()``.
+    optimizer : GradientFlow, GradientDescent, GroupRMSprop or ExactLineSearch, optional
+        How it moves; by default ``GradientFlow()``.
     lr : float, optional
         Shorthand for ``optimizer=GradientDescent(lr)``.
     stop : Stop, optional

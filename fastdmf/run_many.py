@@ -195,7 +195,8 @@ def _go_together(
             while len(legs) == len(trajectories):
                 steps = min(leg.steps for leg in legs.values())
                 halts = [leg.halts for leg in legs.values()]
-                stretch = partial(pace.advance_together, lockstep, trajectories, steps, halts)
+                until = [leg.until for leg in legs.values()]
+                stretch = partial(pace.advance_together, lockstep, trajectories, steps, halts, until)
                 interruption.call(stretch, may_be_long=pace.is_unhurried)
                 legs = _next_legs(legs, show)
     return [session.result for session in sessions]

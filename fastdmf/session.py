@@ -1,7 +1,9 @@
 """One run: a trajectory with everything that watches it."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from typing import NamedTuple
@@ -14,6 +16,8 @@ from fastdmf.choices import Choices
 from fastdmf.halting import Stopper
 from fastdmf.interrupt import Interruption
 from fastdmf.loop import Loop, Pace
+from fastdmf.optimizers import GradientFlow
+from fastdmf.recording import Record
 from fastdmf.result import Result
 from fastdmf.state import State
 from fastdmf.stopping import MaxSteps, Status, Stop
@@ -30,6 +34,7 @@ class Leg(NamedTuple):
 
     steps: int
     halts: Halts
+    until: float
 
 
 class Session:
@@ -71,7 +76,7 @@ class Session:
         else:
             result = saved.result
             start = partial(self._loop.engine.resume, result.factors, saved.memory, result.evaluations)
-            self._recorder.restore(result.records, saved.plain["levels"])
+            self._recorder.restore(result.records, saved.plain["levels"], saved.plain["times"])
             self._stopper.restore(saved.plain["stopper"])
             self._seconds_before = result.seconds
         self.trajectory = self._interruption.call(start, may_be_long=True)
@@ -82,7 +87,7 @@ class Session:
         pace = Pace()
         try:
             while (leg := self.next_leg(callback)) is not None:
-                stretch = partial(pace.advance, self.trajectory, leg.steps, leg.halts)
+                stretch = partial(pace.advance, self.trajectory, *leg)
                 self._interruption.call(stretch, may_be_long=pace.is_unhurried)
                 show()
                 if perf_counter() >= self._next_save:
@@ -106,7 +111,7 @@ class Session:
                 self._end(status, callback)
                 return None
         halts = self._stopper.halts(self.trajectory.step, self.seconds) + self._recorder.halts()
-        return Leg(self._steps_to_next_event(), halts)
+        return Leg(self._steps_to_next_event(), halts, self._recorder.next_time())
 
     def _end(self, status: Status, callback: Callback | None) -> None:
         finished = status is not Status.INTERRUPTED
@@ -115,10 +120,33 @@ class Session:
         if self._recorder.take(self.trajectory) and finished and callback is not None:
             callback(self.trajectory.state())
         self.result = self._result_with(status, self.trajectory.test_error())
+        optimizer = self._choices.optimizer
+        if isinstance(optimizer, GradientFlow) and optimizer.check and finished:
+            self._check(optimizer)
+
+    def _check(self, optimizer: GradientFlow) -> None:
+        """Repeat the flow with a tenth of the tolerance, and note how far its product is."""
+        finer = replace(optimizer, rtol=0.1 * optimizer.rtol, check=False)
+        choices = replace(self._choices, optimizer=finer, record=Record(at=()))
+        other = Session(choices.loop(self._loop.threads), choices, self._seed, self._interruption)
+        other.begin()
+        other.go()
+        product, finer_product = self.result.product, other.result.product
+        change = float(np.linalg.norm(product - finer_product) / np.linalg.norm(finer_product))
+        self.result = replace(self.result, details={**self.result.details, "change": change})
+        if not change <= (limit := max(optimizer.rtol, 1e-6)):
+            warnings.warn(
+                f"the flow from seed {self._seed} is sensitive: with rtol={finer.rtol:.3g} its product "
+                f"differs by {change:.2g}, more than {limit:.2g}; use a smaller rtol",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _status(self) -> Status | None:
         if self.trajectory.diverged:
             return Status.DIVERGED
+        if self.trajectory.stuck:
+            return Status.STALLED
         self._stopper.observe(self.trajectory)
         status = self._stopper.status(self.trajectory, self.seconds)
         if status is None and self._interruption.requested:
@@ -145,13 +173,18 @@ class Session:
             seed=self._seed,
             settings=self._settings,
             records=self._recorder.arrays(),
+            details=dict(trajectory.details()),
         )
 
     def _save(self, finished: bool) -> None:
         if self._checkpoint is None:
             return
         result = self.result if finished else self._result_with(Status.INTERRUPTED, float("nan"))
-        plain = {"levels": self._recorder.levels, "stopper": self._stopper.memory()}
+        plain = {
+            "levels": self._recorder.levels,
+            "times": self._recorder.times,
+            "stopper": self._stopper.memory(),
+        }
         Saved(result, finished, plain, self.trajectory.memory()).write(self._checkpoint.path)
         self._next_save = perf_counter() + self._checkpoint.every_seconds
 

@@ -24,8 +24,8 @@ class Recorder:
         self._columns: dict[str, list[Any]] = {
             name: [] for name in ("step", "time", "evaluations", *record.named_metrics)
         }
-        #: Loss levels not reached yet.
-        self.levels = list(record.at_loss or ())
+        #: Loss levels and times not reached yet.
+        self.levels, self.times = list(record.at_loss or ()), list(record.at_time or ())
 
     def next_step(self, step: int) -> int | None:
         """The next step to be recorded whatever the loss."""
@@ -35,16 +35,26 @@ class Recorder:
         """The next loss level, at which compiled code is to come back."""
         return [(self.levels[0], np.inf)] if self.levels else []
 
+    def next_time(self) -> float:
+        """The next time to be recorded."""
+        return self.times[0] if self.times else np.inf
+
     def is_due(self, trajectory: Trajectory) -> bool:
         """Whether the current step is to be recorded, and has not been."""
         step = trajectory.step
-        has_reached_level = any(trajectory.loss <= level for level in self.levels)
-        is_wanted = has_reached_level or step == 0 or self._record.next_step(step - 1) == step
-        return is_wanted and not self._has(step)
+        has_reached = (
+            trajectory.loss <= max(self.levels, default=-np.inf) or trajectory.time >= self.next_time()
+        )
+        is_wanted = has_reached or step == 0 or self._is_listed(trajectory)
+        return is_wanted and not self._has(trajectory)
+
+    def _is_listed(self, trajectory: Trajectory) -> bool:
+        """Whether this is the end of a step that is recorded whatever the loss."""
+        return trajectory.is_at_step and self._record.next_step(trajectory.step - 1) == trajectory.step
 
     def take(self, trajectory: Trajectory) -> bool:
-        """Record the current step; False if it was recorded before."""
-        if self._has(trajectory.step):
+        """Record the current point; False if it was recorded before."""
+        if self._has(trajectory):
             return False
         row: dict[str, Any] = {
             "step": trajectory.step,
@@ -65,6 +75,7 @@ class Recorder:
             self._columns[name].append(value)
         # Only now: if a metric fails, the level is still to be recorded when the run is taken up again.
         self.levels = [level for level in self.levels if trajectory.loss > level]
+        self.times = [time for time in self.times if trajectory.time < time]
         return True
 
     def _check(self, name: str, value: Any, step: int) -> None:
@@ -78,14 +89,15 @@ class Recorder:
                 f"the metric {name} has shape {array.shape} at step {step}, but {np.shape(column[0])} before"
             )
 
-    def _has(self, step: int) -> bool:
-        return bool(self._columns["step"]) and self._columns["step"][-1] == step
+    def _has(self, trajectory: Trajectory) -> bool:
+        last = [self._columns[name][-1:] for name in ("step", "time")]
+        return last == [[trajectory.step], [trajectory.time]]  # a flow has points between two steps
 
     def arrays(self) -> dict[str, Array]:
         """Everything recorded: one row per recorded step."""
         return {name: np.asarray(column) for name, column in self._columns.items()}
 
-    def restore(self, arrays: Mapping[str, Array], levels: list[float]) -> None:
-        """Take up what :meth:`arrays` and :attr:`levels` gave before."""
+    def restore(self, arrays: Mapping[str, Array], levels: list[float], times: list[float]) -> None:
+        """Take up what :meth:`arrays`, :attr:`levels` and :attr:`times` gave before."""
         self._columns = {name: list(arrays[name]) for name in self._columns}
-        self.levels = levels
+        self.levels, self.times = levels, times

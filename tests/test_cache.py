@@ -13,7 +13,8 @@ CALL = """
 import numpy as np
 import fastdmf as dmf
 from fastdmf.backends import bind_objective
-from fastdmf.backends.cpu import Matrices, Scratch
+from fastdmf.backends.cpu_memory import Matrices
+from fastdmf.backends.cpu_objective import Scratch
 from fastdmf.kernels.cpu import stepping
 
 problem = dmf.Completion([0], [0], [0.0], (2, 2), test=([0, 1], [1, 0], [0.0, 0.0]))

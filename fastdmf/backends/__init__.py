@@ -20,7 +20,7 @@ from fastdmf.problems import Problem
 from fastdmf.state import State
 
 if TYPE_CHECKING:
-    from fastdmf.backends.cpu import CpuObjective
+    from fastdmf.backends.cpu_objective import CpuObjective
 
 DTYPES = ("float64", "float32")
 DEVICES = ("cpu",)
@@ -33,6 +33,7 @@ class Event(IntEnum):
     HALTED = 1
     DIVERGED = 2
     CANCELLED = 3
+    STUCK = 4
 
 
 #: Pairs (loss, gradient norm): a step that is at or below both of some pair ends an advance.
@@ -44,6 +45,7 @@ class Trajectory(Protocol):
 
     cancel: Array  #: One byte; when another thread sets it, an advance ends as soon as it can.
     diverged: bool  #: The next step has no finite loss; the point is the last finite one.
+    stuck: bool  #: No step of a flow is small enough for the loss to fall.
 
     @property
     def loss(self) -> float:
@@ -61,6 +63,11 @@ class Trajectory(Protocol):
         ...
 
     @property
+    def is_at_step(self) -> bool:
+        """Whether the current point is the end of a step, not one inside it."""
+        ...
+
+    @property
     def time(self) -> float:
         """Sum of the step sizes."""
         ...
@@ -70,8 +77,13 @@ class Trajectory(Protocol):
         """Evaluations of loss and gradient since the start."""
         ...
 
-    def advance(self, steps: int, halts: Halts = ()) -> Event:
-        """Take up to ``steps`` steps."""
+    def advance(self, steps: int, halts: Halts = (), until: float = np.inf) -> Event:
+        """Take up to ``steps`` steps, and none after the time ``until`` is reached.
+
+        Between the steps of a flow lie points at which it halts, too: where the loss crosses a level, and at
+        the time ``until``.  From there it goes on to the next halt inside the step or to the step's end,
+        without beginning another.
+        """
         ...
 
     def factors(self) -> list[Array]:
@@ -80,6 +92,10 @@ class Trajectory(Protocol):
 
     def memory(self) -> Mapping[str, Array]:
         """The optimizer's memory in host memory: views that the next advance overwrites."""
+        ...
+
+    def details(self) -> Mapping[str, float]:
+        """What the optimizer counted, beside evaluations."""
         ...
 
     def test_error(self) -> float:
@@ -94,13 +110,15 @@ class Trajectory(Protocol):
 class Lockstep(Protocol):
     """Trajectories of one engine that step together."""
 
-    def advance(self, steps: int, halts: Sequence[Halts]) -> list[Event]:
+    def advance(
+        self, steps: int, halts: Sequence[Halts], until: Sequence[float] | None = None
+    ) -> list[Event]:
         """Take up to ``steps`` steps with every member; all end at the first step where any has an event.
 
-        ``halts[b]`` are member b's.  A member whose next step has no finite loss takes its step back
-        (event DIVERGED) while the others keep theirs; one that meets its halts gets HALTED; the others get
-        ALL_STEPS.  All get CANCELLED if any member's ``cancel`` was set.  Every member is left as by an
-        advance of its own that ended with this event.
+        ``halts[b]`` and ``until[b]`` are member b's.  A member whose next step has no finite loss takes its
+        step back (event DIVERGED) while the others keep theirs; one that meets its halts gets HALTED; the
+        others get ALL_STEPS.  All get CANCELLED if any member's ``cancel`` was set.  Every member is left as
+        by an advance of its own that ended with this event.
         """
         ...
 
@@ -157,7 +175,7 @@ def bind_objective(
     count("threads", threads)
     factorization.factor_shapes(problem.shape)  # refuses a shape that cannot be factorized so
 
-    from fastdmf.backends.cpu import CpuObjective  # loads Numba
+    from fastdmf.backends.cpu_objective import CpuObjective  # loads Numba
 
     return CpuObjective(problem, factorization, resolved, threads)
 
@@ -173,7 +191,8 @@ def bind(
     """The engine for a device; refuses what does not fit together before anything runs."""
     if not isinstance(optimizer, Optimizer):
         raise TypeError(
-            f"optimizer must be a GradientDescent, GroupRMSprop or ExactLineSearch, not {optimizer!r}"
+            "optimizer must be a GradientDescent, GroupRMSprop, ExactLineSearch or GradientFlow, not "
+            f"{optimizer!r}"
         )
     objective = bind_objective(problem, factorization, dtype, device, threads)
 

@@ -37,7 +37,7 @@ MOST_BLOCKS, LEAST_ROWS = 8, 96
 
 
 @singledispatch
-def bind_problem(problem: Problem, dtype: np.dtype, width: int, tied: bool) -> Binding:
+def bind_problem(problem: Problem, dtype: np.dtype, width: int, tied: bool, threads: int) -> Binding:
     """The support and the operator of a problem.
 
     ``width`` is how long rows of factors are, 0 for W itself; ``tied`` stands for UUᵀ.
@@ -46,7 +46,7 @@ def bind_problem(problem: Problem, dtype: np.dtype, width: int, tied: bool) -> B
 
 
 @bind_problem.register
-def _(problem: Completion, dtype: np.dtype, width: int, tied: bool) -> Binding:
+def _(problem: Completion, dtype: np.dtype, width: int, tied: bool, threads: int) -> Binding:
     values = _settled(problem.values, dtype)
     if width and density(problem) > crossover(problem.shape, width, dtype):
         return _bind_masked(problem, values)
@@ -58,7 +58,7 @@ def _(problem: Completion, dtype: np.dtype, width: int, tied: bool) -> Binding:
         support: Pattern | Blocks = pattern_of(*where, problem.shape, width)
         form = "observed entries"
     else:
-        support, order, where = blocks_support(rows, cols, problem.shape, tiling)
+        support, order, where = blocks_support(rows, cols, problem.shape, tiling, threads)
         form = "observed entries, in tiles"
     operator = Entries(_settled(values[order], dtype), problem.loss_scale)
     return Binding(support, operator, where, values.size, form)
@@ -97,11 +97,11 @@ _CROSSOVERS = ((1 << 14, 0.8), (1 << 17, 0.65), (1 << 20, 0.55), (math.inf, 0.4)
 
 
 @bind_problem.register
-def _(problem: Sensing, dtype: np.dtype, width: int, tied: bool) -> Binding:
+def _(problem: Sensing, dtype: np.dtype, width: int, tied: bool, threads: int) -> Binding:
     values = _settled(problem.values, dtype)
     m = values.size
     if not problem.is_sparse:
-        operator = _dense_rows(problem.matrices, values, problem.loss_scale, tied)
+        operator = _dense_rows(problem.matrices, values, problem.loss_scale, tied, threads)
         form = "dense measurements, triangles" if operator.order else "dense measurements"
         return Binding(Whole(*problem.shape), operator, None, m, form)
     # Only the entries of W that some measurement touches are ever looked at.
@@ -125,24 +125,24 @@ def _(problem: Sensing, dtype: np.dtype, width: int, tied: bool) -> Binding:
     return Binding(support, operator, (rows, cols), m, "sparse measurements")
 
 
-def work_of(operator: Any, dtype: np.dtype, threads: int) -> Array:
+def work_of(operator: Any, dtype: np.dtype) -> Array:
     """The scratch memory of an operator."""
     if not isinstance(operator, DenseRows):
         return np.empty(0, dtype)
-    blocks = operator.blocks.size - 1
     lanes = VECTOR_BYTES // dtype.itemsize
     slot = whole_vectors(operator.a.shape[1], lanes) + ROWS * lanes
-    return aligned_empty(((min(blocks, 2) if threads == 1 else blocks) * slot,), dtype)
+    return aligned_empty((operator.slots * slot,), dtype)
 
 
-def _dense_rows(matrices: Array, values: Array, scale: float, tied: bool) -> DenseRows:
+def _dense_rows(matrices: Array, values: Array, scale: float, tied: bool, threads: int) -> DenseRows:
     """Full rows, or triangles where A only ever sees the symmetric part of W or is symmetric itself."""
     m, n, p = matrices.shape
     height = max(LEAST_ROWS, -(-m // (MOST_BLOCKS * ROWS)) * ROWS)
     blocks = np.append(np.arange(0, m, height), m)
+    slots = min(blocks.size - 1, 2) if threads == 1 else blocks.size - 1
     if tied or (n == p and _are_symmetric(matrices)):
-        return DenseRows(_triangles(matrices, values.dtype), n, blocks, values, scale)
-    return DenseRows(_settled(matrices.reshape(m, -1), values.dtype), 0, blocks, values, scale)
+        return DenseRows(_triangles(matrices, values.dtype), n, blocks, slots, values, scale)
+    return DenseRows(_settled(matrices.reshape(m, -1), values.dtype), 0, blocks, slots, values, scale)
 
 
 def _are_symmetric(matrices: Array) -> bool:

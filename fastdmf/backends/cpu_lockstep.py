@@ -6,7 +6,8 @@ import numpy as np
 
 from fastdmf._checks import Array
 from fastdmf.backends import Event, Halts
-from fastdmf.backends.cpu import CpuTrajectory
+from fastdmf.backends.cpu_steps import StepTrajectory
+from fastdmf.backends.cpu_trajectory import thresholds
 from fastdmf.kernels.cpu.lockstep import Company, advance_together
 
 
@@ -17,24 +18,27 @@ class CpuLockstep:
     its path is the same to the bit as far as BLAS does its part.
     """
 
-    def __init__(self, trajectories: Sequence[CpuTrajectory]) -> None:
+    def __init__(self, trajectories: Sequence[StepTrajectory]) -> None:
         self._members = list(trajectories)
 
-    def advance(self, steps: int, halts: Sequence[Halts]) -> list[Event]:
+    def advance(
+        self, steps: int, halts: Sequence[Halts], until: Sequence[float] | None = None
+    ) -> list[Event]:
         """Take up to ``steps`` steps with every member; all end at the first step where any has an event."""
         members = self._members
         for member in members:
             member.prepare()
-        limits = [member.thresholds(h) for member, h in zip(members, halts, strict=True)]
+        limits = [thresholds(h) for h in halts]
         norms, loss_below, gradient_below = zip(*limits, strict=True)
         first = members[0].held
         objective = members[0].objective
         company = self._company()
         with objective.holding_threads(), objective.launching():
             taken, swapped = advance_together(
-                first.rule, first.model, objective.support, objective.operator, company, steps,
+                first.rule, first.model, objective.bound_support,
+                first.operator._replace(residuals=objective.residuals_address), company, steps,
                 np.array(norms), np.cumsum([0, *map(len, loss_below)]), np.concatenate(loss_below),
-                np.concatenate(gradient_below), objective.thread_argument,
+                np.concatenate(gradient_below), np.array(until or [np.inf] * len(members)),
             )  # fmt: skip
         events = [Event(event) for event in company.events]
         for member, event, has_gradient in zip(members, events, company.has_gradient, strict=True):
@@ -47,12 +51,11 @@ class CpuLockstep:
         return Company(
             np.stack([h.point.table for h in held]),
             np.stack([h.gradient.table for h in held]),
-            np.stack([h.prefixes.table for h in held]),
-            np.stack([h.deltas.table for h in held]),
             np.stack([h.velocity.table for h in held]),
+            np.array([h.model.at for h in held]),
             _addresses([h.model.w for h in held]),
-            _addresses([h.model.r for h in held]),
-            _addresses([h.model.work for h in held]),
+            _addresses([h.operator.r for h in held]),
+            _addresses([h.operator.work for h in held]),
             _addresses([h.scalars for h in held]),
             _addresses([member.cancel for member in self._members]),
             np.array([h.has_gradient for h in held]),

@@ -54,7 +54,7 @@ def tiling_of(shape: tuple[int, int], entries: int, width: int, dtype: np.dtype)
 
 
 def blocks_support(
-    rows: Array, cols: Array, shape: tuple[int, int], tiling: Tiling
+    rows: Array, cols: Array, shape: tuple[int, int], tiling: Tiling, threads: int = 1
 ) -> tuple[Blocks, Array, tuple[Array, Array]]:
     """A support in tiles, the permutation that numbers its entries so, and their places in that order."""
     n, p = shape
@@ -79,7 +79,7 @@ def blocks_support(
         Blocks(
             row_cuts, col_cuts, along.indptr.astype(np.int64), local_col[along.indices],
             columns.indptr.astype(np.int64), local_row[columns.indices], columns.data,
-            _cuts(col_starts, _SHARES, p),
+            _cuts(col_starts, _SHARES, p), threads,
         ),
         order,
         where,

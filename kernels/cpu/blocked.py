@@ -11,12 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import prange
-from numba.extending import overload
 
-from fastdmf.kernels.cpu.compilation import kernel, parallel_kernel
+from fastdmf.kernels.cpu.compilation import kernel
 from fastdmf.kernels.cpu.completion import gather_rows, sampled_products
 from fastdmf.kernels.cpu.tables import Place, is_set
-from fastdmf.kernels.cpu.verbs import is_a, is_serial, look, pull, pull_tied
+from fastdmf.kernels.cpu.verbs import implements
 
 
 class Blocks(NamedTuple):
@@ -27,8 +26,8 @@ class Blocks(NamedTuple):
     tells where the rows of the tiles start, and ``cols`` (S,) the columns, counted inside the block.
 
     ``col_starts`` (B p + 1,) and ``rows`` (S,) are the same column by column inside a whole block of
-    rows; ``order`` (S,) gives the number of each entry there.  ``col_shares`` cuts the columns into shares
-    of similar work, for threads.
+    rows; ``order`` (S,) gives the number of each entry there.  ``col_shares`` cuts the columns into pieces of
+    similar work, of which each of ``threads`` threads takes a share.
     """
 
     row_cuts: np.ndarray
@@ -39,6 +38,7 @@ class Blocks(NamedTuple):
     rows: np.ndarray
     order: np.ndarray
     col_shares: np.ndarray
+    threads: int
 
 
 @kernel
@@ -56,8 +56,9 @@ def _tile(support, b, c):
 
 
 @kernel
-def _look_along(support, left, right, b, w, is_added):
+def _look_along(at, left, right, b, w, is_added):
     """The sampled products of a block of rows."""
+    support = at[0]
     for c in range(support.col_cuts.size - 1):
         first, last, starts = _tile(support, b, c)
         dense = _from_row(right, support.col_cuts[c], w)
@@ -65,8 +66,9 @@ def _look_along(support, left, right, b, w, is_added):
 
 
 @kernel
-def _gather_along(support, b, z, dense, scale, base, out):
+def _gather_along(at, b, z, dense, scale, base, out):
     """The rows of [base] + scale Z D in a block of rows."""
+    support = at[0]
     for c in range(support.col_cuts.size - 1):
         first, last, starts = _tile(support, b, c)
         block = _from_row(dense, support.col_cuts[c], z)
@@ -75,11 +77,12 @@ def _gather_along(support, b, z, dense, scale, base, out):
 
 
 @kernel
-def _gather_down(support, share, shares, z, dense, scale, base, out, cancel):
-    """The rows of [base] + scale Zᵀ D that belong to one of some equal shares of the columns."""
+def _gather_down(at, share, z, dense, scale, base, out, cancel):
+    """The rows of [base] + scale Zᵀ D that belong to one of the equal shares of the columns."""
+    support = at[0]
     pieces = support.col_shares.size - 1
-    first = support.col_shares[share * pieces // shares]
-    last = support.col_shares[(share + 1) * pieces // shares]
+    first = support.col_shares[share * pieces // support.threads]
+    last = support.col_shares[(share + 1) * pieces // support.threads]
     p = support.col_cuts[-1]
     for b in range(support.row_cuts.size - 1):
         if not is_set(cancel):
@@ -89,78 +92,26 @@ def _gather_down(support, share, shares, z, dense, scale, base, out, cancel):
             gather_rows(starts, support.rows, support.order, z, block, first, last, scale, start, out)
 
 
-@kernel
-def _look_serial(support, left, right, w, is_added, cancel, threads):
-    for b in range(support.row_cuts.size - 1):
+@implements("look", Blocks)
+def _look(at, left, right, w, is_added, cancel):
+    for b in prange(at[0].row_cuts.size - 1):
         if not is_set(cancel):
-            _look_along(support, left, right, b, w, is_added)
+            _look_along(at, left, right, b, w, is_added)
 
 
-@parallel_kernel
-def _look_threaded(support, left, right, w, is_added, cancel, threads):
-    for b in prange(support.row_cuts.size - 1):
+@implements("pull", Blocks)
+def _pull(at, z, left, right, scale, base_left, base_right, out_left, out_right, cancel):
+    for b in prange(at[0].row_cuts.size - 1):
         if not is_set(cancel):
-            _look_along(support, left, right, b, w, is_added)
+            _gather_along(at, b, z, right, scale, base_left, out_left)
+    for share in prange(at[0].threads):
+        _gather_down(at, share, z, left, scale, base_right, out_right, cancel)
 
 
-@kernel
-def _along_serial(support, z, dense, scale, base, out, cancel, threads):
-    for b in range(support.row_cuts.size - 1):
+@implements("pull_tied", Blocks)
+def _pull_tied(at, z, factor, scale, base, out, cancel):
+    for b in prange(at[0].row_cuts.size - 1):
         if not is_set(cancel):
-            _gather_along(support, b, z, dense, scale, base, out)
-
-
-@parallel_kernel
-def _along_threaded(support, z, dense, scale, base, out, cancel, threads):
-    for b in prange(support.row_cuts.size - 1):
-        if not is_set(cancel):
-            _gather_along(support, b, z, dense, scale, base, out)
-
-
-@kernel
-def _down_serial(support, z, dense, scale, base, out, cancel, threads):
-    _gather_down(support, 0, 1, z, dense, scale, base, out, cancel)
-
-
-@parallel_kernel
-def _down_threaded(support, z, dense, scale, base, out, cancel, threads):
-    for share in prange(threads):
-        _gather_down(support, share, threads, z, dense, scale, base, out, cancel)
-
-
-@overload(look)
-def _look(support, left, right, w, is_added, cancel, threads):
-    if not is_a(support, Blocks):
-        return None
-    over_blocks = _look_serial if is_serial(threads) else _look_threaded
-
-    def sampled(support, left, right, w, is_added, cancel, threads):
-        over_blocks(support, left, right, w, is_added, cancel, threads)
-
-    return sampled
-
-
-@overload(pull)
-def _pull(support, z, left, right, scale, bases, out_left, out_right, cancel, threads):
-    if not is_a(support, Blocks):
-        return None
-    along, down = (_along_serial, _down_serial) if is_serial(threads) else (_along_threaded, _down_threaded)
-
-    def both(support, z, left, right, scale, bases, out_left, out_right, cancel, threads):
-        along(support, z, right, scale, bases[0], out_left, cancel, threads)
-        down(support, z, left, scale, bases[1], out_right, cancel, threads)
-
-    return both
-
-
-@overload(pull_tied)
-def _pull_tied(support, z, factor, scale, base, out, cancel, threads):
-    if not is_a(support, Blocks):
-        return None
-    along, down = (_along_serial, _down_serial) if is_serial(threads) else (_along_threaded, _down_threaded)
-
-    def tied(support, z, factor, scale, base, out, cancel, threads):
-        along(support, z, factor, scale, base, out, cancel, threads)
-        down(support, z, factor, scale, out, out, cancel, threads)
-
-    return tied
+            _gather_along(at, b, z, factor, scale, base, out)
+    for share in prange(at[0].threads):
+        _gather_down(at, share, z, factor, scale, out, out, cancel)

@@ -4,12 +4,15 @@ import contextlib
 import functools
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numba
 from numba import types
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.ccallback import CFunc
+from numba.core.typing import Signature
 from numba.extending import intrinsic
 
 # Reassociation is what lets reductions vectorize.  'nnan' and 'ninf' are left out: with them LLVM may
@@ -21,13 +24,6 @@ IS_PLAIN = os.environ.get("FASTDMF_PLAIN_KERNELS", "") not in ("", "0")
 
 #: A helper, compiled into the entry points that call it.
 kernel = numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True)
-
-#: A helper that becomes part of its callers before they are compiled.  Numba optimizes a function again with
-#: every function that calls it, so layers of small helpers would be optimized many times over.
-inlined = numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True, inline="always")
-
-#: A helper whose ``prange`` loops run on Numba's threads.
-parallel_kernel = numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True, parallel=True)
 
 
 @intrinsic
@@ -74,11 +70,15 @@ class _CacheImpl(CompileResultCacheImpl):
 class _Cache(FunctionCache):
     _impl_class = _CacheImpl
 
-    def __init__(self, function):
+    def __init__(self, function, parallel=False):
         super().__init__(function)
+        self._parallel = parallel
         # Numba unpickles an index before it looks at the stamp, which fails if a type of another version of
         # the kernels is gone.  The version it compares before that.
         self._cache_file._version += source_digest()
+
+    def _index_key(self, sig, codegen):
+        return *super()._index_key(sig, codegen), self._parallel
 
 
 def entry_point(function) -> Any:
@@ -88,3 +88,17 @@ def entry_point(function) -> Any:
     with contextlib.suppress(RuntimeError):
         dispatcher._cache = _Cache(function)
     return dispatcher
+
+
+@functools.cache
+def compiled(function: Callable, signature: Signature, parallel: bool = False) -> CFunc:
+    """A function compiled once for a signature, to be called by its address; cached on disk as well.
+
+    Its ``prange`` loops run on Numba's threads if ``parallel``, else as plain loops.
+    """
+    options = {"fastmath": FASTMATH, "error_model": "numpy", "parallel": parallel}
+    callback = CFunc(function, (signature.args, signature.return_type), locals={}, options=options)
+    with contextlib.suppress(RuntimeError):
+        callback._cache = _Cache(function, parallel)
+    callback.compile()
+    return callback

@@ -8,13 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import prange
-from numba.extending import overload
 
-from fastdmf.kernels.cpu.compilation import IS_PLAIN, compile_apart, inlined, kernel, parallel_kernel
+from fastdmf.kernels.cpu.compilation import IS_PLAIN, compile_apart, kernel
 from fastdmf.kernels.cpu.loss import misfit
 from fastdmf.kernels.cpu.simd import MOST
 from fastdmf.kernels.cpu.tables import VECTOR_BYTES, is_set
-from fastdmf.kernels.cpu.verbs import is_a, is_serial, look, measure, pull, pull_tied, residual
+from fastdmf.kernels.cpu.verbs import implements
 
 if IS_PLAIN:
     from fastdmf.kernels.cpu.plain import dot_rows, sum_rows
@@ -95,94 +94,61 @@ def gather_rows(starts, cols, order, z, dense, first, last, scale, base, out):
             )  # fmt: skip
 
 
-# Both over all blocks: serially, and on threads.  A block is the unit of cancellation too.
+# Over all blocks, of which each is the unit of cancellation too.
 
 
-@inlined
-def _look_serial(left, right, starts, cols, blocks, w, is_added, cancel):
-    for b in range(blocks.size - 1):
-        if not is_set(cancel):
-            sampled_products(left, right, starts, cols, blocks[b], blocks[b + 1], w, is_added)
-
-
-@parallel_kernel
-def _look_threaded(left, right, starts, cols, blocks, w, is_added, cancel):
+@implements("look", Pattern)
+def _look(at, left, right, w, is_added, cancel):
+    starts, cols, blocks = at[0].row_starts, at[0].cols, at[0].row_blocks
     for b in prange(blocks.size - 1):
         if not is_set(cancel):
             sampled_products(left, right, starts, cols, blocks[b], blocks[b + 1], w, is_added)
 
 
-@inlined
-def _gather_serial(starts, cols, order, blocks, z, dense, scale, base, out, cancel):
-    for b in range(blocks.size - 1):
+@kernel
+def _gather_along(at, b, z, dense, scale, base, out):
+    """The rows of [base] + scale Z D in block b of the rows."""
+    s = at[0]
+    first, last = s.row_blocks[b], s.row_blocks[b + 1]
+    gather_rows(s.row_starts, s.cols, None, z, dense, first, last, scale, base, out)
+
+
+@kernel
+def _gather_down(at, b, z, dense, scale, base, out):
+    """The rows of [base] + scale Zᵀ D in block b of the columns."""
+    s = at[0]
+    first, last = s.col_blocks[b], s.col_blocks[b + 1]
+    gather_rows(s.col_starts, s.rows, s.order, z, dense, first, last, scale, base, out)
+
+
+@implements("pull", Pattern)
+def _pull(at, z, left, right, scale, base_left, base_right, out_left, out_right, cancel):
+    for b in prange(at[0].row_blocks.size - 1):
         if not is_set(cancel):
-            gather_rows(starts, cols, order, z, dense, blocks[b], blocks[b + 1], scale, base, out)
-
-
-@parallel_kernel
-def _gather_threaded(starts, cols, order, blocks, z, dense, scale, base, out, cancel):
-    for b in prange(blocks.size - 1):
+            _gather_along(at, b, z, right, scale, base_left, out_left)
+    for b in prange(at[0].col_blocks.size - 1):
         if not is_set(cancel):
-            gather_rows(starts, cols, order, z, dense, blocks[b], blocks[b + 1], scale, base, out)
+            _gather_down(at, b, z, left, scale, base_right, out_right)
 
 
-@overload(look, inline="always")
-def _look(support, left, right, w, is_added, cancel, threads):
-    if not is_a(support, Pattern):
-        return None
-    over_blocks = _look_serial if is_serial(threads) else _look_threaded
-
-    def sampled(support, left, right, w, is_added, cancel, threads):
-        s = support
-        over_blocks(left, right, s.row_starts, s.cols, s.row_blocks, w, is_added, cancel)
-
-    return sampled
+@implements("pull_tied", Pattern)
+def _pull_tied(at, z, factor, scale, base, out, cancel):
+    for b in prange(at[0].row_blocks.size - 1):
+        if not is_set(cancel):
+            _gather_along(at, b, z, factor, scale, base, out)
+    for b in prange(at[0].col_blocks.size - 1):
+        if not is_set(cancel):
+            _gather_down(at, b, z, factor, scale, out, out)
 
 
-@overload(pull, inline="always")
-def _pull(support, z, left, right, scale, bases, out_left, out_right, cancel, threads):
-    if not is_a(support, Pattern):
-        return None
-    gather = _gather_serial if is_serial(threads) else _gather_threaded
-
-    def both(support, z, left, right, scale, bases, out_left, out_right, cancel, threads):
-        s = support
-        gather(s.row_starts, s.cols, None, s.row_blocks, z, right, scale, bases[0], out_left, cancel)
-        gather(s.col_starts, s.rows, s.order, s.col_blocks, z, left, scale, bases[1], out_right, cancel)
-
-    return both
+# A is the identity on Ω: callers pass one array as both w and out, or w and r.
 
 
-@overload(pull_tied, inline="always")
-def _pull_tied(support, z, factor, scale, base, out, cancel, threads):
-    if not is_a(support, Pattern):
-        return None
-    gather = _gather_serial if is_serial(threads) else _gather_threaded
-
-    def tied(support, z, factor, scale, base, out, cancel, threads):
-        s = support
-        gather(s.row_starts, s.cols, None, s.row_blocks, z, factor, scale, base, out, cancel)
-        gather(s.col_starts, s.rows, s.order, s.col_blocks, z, factor, scale, out, out, cancel)
-
-    return tied
+@implements("measure", Entries)
+def _measure(at, w, out, work, cancel):
+    pass
 
 
-@overload(measure, inline="always")
-def _measure(operator, w, out, work, cancel, threads):
-    if not is_a(operator, Entries):
-        return None
-
-    # A is the identity on Ω: callers pass one array as both w and out.
-    return lambda operator, w, out, work, cancel, threads: None
-
-
-@overload(residual, inline="always")
-def _residual(operator, w, r, work, cancel, threads):
-    if not is_a(operator, Entries):
-        return None
-
-    def observed(operator, w, r, work, cancel, threads):
-        # A is the identity on Ω, so c A*(r) is c r: callers pass one array as both w and r.
-        return misfit(operator.values, operator.scale, w)
-
-    return observed
+@implements("residual", Entries)
+def _residual(at, w, r, work, cancel):
+    return misfit(at[0].values, at[0].scale, w)

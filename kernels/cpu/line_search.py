@@ -9,14 +9,12 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from fastdmf.kernels.cpu.blas import multiply
 from fastdmf.kernels.cpu.compilation import kernel
 from fastdmf.kernels.cpu.product import Chains, chain_end
-from fastdmf.kernels.cpu.symmetric import Tied
-from fastdmf.kernels.cpu.tables import copy_into, flat, place
-from fastdmf.kernels.cpu.verbs import is_a, look, measure
+from fastdmf.kernels.cpu.tables import place
+from fastdmf.kernels.cpu.verbs import expand, implements, look, measure
 
 #: Logarithm of the square of a ratio, 1e-60, below which a coefficient is nothing.
 _NOTHING = -2.0 * 60.0 * math.log(10.0)
@@ -70,44 +68,20 @@ def _expand_chain(factors, grads, prefixes, powers, base, first, count, like):
                 multiply(same, False, factor, False, 1.0, 1.0, out, like)
 
 
-def _expand(model, rule, support, factors, grads, cancel, threads):
-    """Fill ``rule.entries[t − 1]`` with the coefficient ξᵗ of W on the support, t ≥ 1; returns the degree."""
-
-
-@overload(_expand)
-def _expand_model(model, rule, support, factors, grads, cancel, threads):
-    if is_a(model, Chains):
-
-        def chains(model, rule, support, factors, grads, cancel, threads):
-            left, right, prefixes, powers = model.left, model.right, model.prefixes, rule.powers
-            base = powers_of_chain(left)
-            _expand_chain(factors, grads, prefixes, powers, 0, 0, left, model.w)
-            _expand_chain(factors, grads, prefixes, powers, base, left, right, model.w)
-            for t in range(1, left + right + 1):
-                lowest = max(0, t - right)
-                for a in range(lowest, min(t, left) + 1):
-                    x = _power(factors, grads, prefixes, powers, 0, 0, left, a)
-                    y = _power(factors, grads, prefixes, powers, base, left, right, t - a)
-                    look(support, x, y, rule.entries[t - 1], a > lowest, cancel, threads)
-            return left + right
-
-        return chains
-    if is_a(model, Tied):
-
-        def tied(model, rule, support, factors, grads, cancel, threads):
-            u, g = place(factors, 0), place(grads, 0)
-            look(support, u, g, rule.entries[0], False, cancel, threads)
-            look(support, g, u, rule.entries[0], True, cancel, threads)
-            look(support, g, g, rule.entries[1], False, cancel, threads)
-            return 2
-
-        return tied
-
-    def itself(model, rule, support, factors, grads, cancel, threads):
-        copy_into(rule.entries[0], flat(grads, 0, model.w))
-        return 1
-
-    return itself
+@implements("expand", Chains)
+def _expand(at, support, factors, grads, powers, entries, cancel):
+    m = at[0]
+    left, right, prefixes = m.left, m.right, m.prefixes
+    base = powers_of_chain(left)
+    _expand_chain(factors, grads, prefixes, powers, 0, 0, left, m.w)
+    _expand_chain(factors, grads, prefixes, powers, base, left, right, m.w)
+    for t in range(1, left + right + 1):
+        lowest = max(0, t - right)
+        for a in range(lowest, min(t, left) + 1):
+            x = _power(factors, grads, prefixes, powers, 0, 0, left, a)
+            y = _power(factors, grads, prefixes, powers, base, left, right, t - a)
+            look(support, x, y, entries[t - 1], a > lowest, cancel)
+    return left + right
 
 
 @kernel
@@ -240,14 +214,14 @@ def _gram(c, r, scale, degree, gram):
 
 
 @kernel
-def exact_step(rule, model, support, operator, factors, grads, cancel, threads):
+def exact_step(rule, model, support, operator, factors, grads, cancel):
     """The step η that minimizes the loss along the gradient."""
     c, gram = rule.coefficients, rule.gram
-    degree = _expand(model, rule, support, factors, grads, cancel, threads)
+    degree = expand(model, support, factors, grads, rule.powers, rule.entries, cancel)
     for t in range(degree):
-        measure(operator, rule.entries[t], c[t], model.work, cancel, threads)
+        measure(operator, rule.entries[t], c[t], operator.work, cancel)
     # What the residual was multiplied by is the scale in the precision of the run.
-    _gram(c, model.r, np.float64(model.r.dtype.type(operator.scale)), degree, gram)
+    _gram(c, operator.r, np.float64(operator.r.dtype.type(operator.scale)), degree, gram)
     degree = _degree_that_counts(gram, degree)
     loss = rule.ladder[2 * degree + 3]
     for d in range(loss.size):

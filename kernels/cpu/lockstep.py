@@ -6,7 +6,6 @@ import numpy as np
 from numba.extending import overload
 
 from fastdmf.kernels.cpu.compilation import entry_point, kernel
-from fastdmf.kernels.cpu.product import Chains
 from fastdmf.kernels.cpu.sensing import loss_of
 from fastdmf.kernels.cpu.stepping import (
     ALL_STEPS,
@@ -24,26 +23,23 @@ from fastdmf.kernels.cpu.stepping import (
     move,
     need_gradient,
 )
-from fastdmf.kernels.cpu.symmetric import Tied
 from fastdmf.kernels.cpu.tables import is_set, vector_at
-from fastdmf.kernels.cpu.unfactored import Unfactored
-from fastdmf.kernels.cpu.verbs import compose, is_a, residuals
+from fastdmf.kernels.cpu.verbs import Model, compose, is_a, residuals
 
 
 class Company(NamedTuple):
     """B trajectories of one engine.
 
-    ``points``, ``grads``, ``prefixes``, ``deltas`` and ``velocities`` are a table for each; ``w``, ``r``,
-    ``work``, ``scalars`` and ``cancels`` are the addresses of what each has.  ``has_gradient`` (B,) says
+    ``points``, ``grads`` and ``velocities`` are a table for each; ``models``, ``w``, ``r``, ``work``,
+    ``scalars`` and ``cancels`` are the addresses of what each has.  ``has_gradient`` (B,) says
     whose gradient in the factors is known; ``before`` (B, 2) is scratch memory, and in ``events`` (B,) is
     left why each one stopped.
     """
 
     points: np.ndarray
     grads: np.ndarray
-    prefixes: np.ndarray
-    deltas: np.ndarray
     velocities: np.ndarray
+    models: np.ndarray
     w: np.ndarray
     r: np.ndarray
     work: np.ndarray
@@ -54,33 +50,11 @@ class Company(NamedTuple):
     events: np.ndarray
 
 
+@kernel
 def _model_of(model, company, b):
     """The factorization of member b, which is that of ``model`` with memory of its own."""
-
-
-@overload(_model_of)
-def _model_of_member(model, company, b):
-    if is_a(model, Chains):
-
-        def chains(model, company, b):
-            return Chains(
-                model.left, model.right, company.prefixes[b], company.deltas[b], model.spare,
-                vector_at(company.w[b], model.w.size, model.w),
-                vector_at(company.r[b], model.r.size, model.w),
-                vector_at(company.work[b], model.work.size, model.w),
-            )  # fmt: skip
-
-        return chains
-    kind = Tied if is_a(model, Tied) else Unfactored
-
-    def single(model, company, b):
-        return kind(
-            vector_at(company.w[b], model.w.size, model.w),
-            vector_at(company.r[b], model.r.size, model.w),
-            vector_at(company.work[b], model.work.size, model.w),
-        )
-
-    return single
+    w = vector_at(company.w[b], model.w.size, model.w)
+    return Model(model.compose, model.pull_back, model.step_back, 0, 0, 0, company.models[b], w)
 
 
 @kernel
@@ -102,16 +76,16 @@ def _rule_of_member(rule, company, b):
 
 
 @kernel
-def _move_and_compose(rule, model, support, operator, company, b, point, grad, swapped, threads):
+def _move_and_compose(rule, model, support, operator, company, b, point, grad, swapped):
     """Write the next point of member b over its gradient, and the entries of its product to its ``w``."""
     own, scalars, cancels = _model_of(model, company, b), _scalars_of(company, b), company.cancels
     company.before[b, 0], company.before[b, 1] = scalars[TIME], scalars[MEAN_SQUARE]
     move(
         _rule_of(rule, company, b), own, support, operator, point, grad, scalars, company.has_gradient[b],
-        swapped, cancels, threads,
+        swapped, cancels,
     )  # fmt: skip
     company.has_gradient[b] = False
-    compose(own, support, grad, own.w, cancels, threads)
+    compose(own, support, grad, own.w, cancels)
 
 
 @kernel
@@ -122,29 +96,31 @@ def _take_back(company, b, event):
 
 
 @kernel
-def _arrive(model, support, operator, company, b, point, grad, norms, loss_below, gradient_below, threads):
+def _arrive(model, support, operator, company, b, point, grad, norms, loss_below, gradient_below, until):
     """The loss of member b at its new point; the step is taken back where that is not finite."""
     own, scalars = _model_of(model, company, b), _scalars_of(company, b)
-    loss = loss_of(operator, own.r)
+    loss = loss_of(operator.scale, vector_at(company.r[b], operator.r.size, model.w))
     if not np.isfinite(loss):
         _take_back(company, b, DIVERGED)
         return
     scalars[LOSS] = loss
     if norms:
-        need_gradient(own, support, point, grad, scalars, False, company.cancels, threads)
+        need_gradient(own, support, point, grad, scalars, False, company.cancels)
         company.has_gradient[b] = True
     scalars[STEPS] += 1.0
-    company.events[b] = HALTED if is_met(loss_below, gradient_below, scalars) else ALL_STEPS
+    has_arrived = is_met(loss_below, gradient_below, scalars) or scalars[TIME] >= until
+    company.events[b] = HALTED if has_arrived else ALL_STEPS
 
 
 @entry_point
 def advance_together(
-    rule, model, support, operator, company, steps, norms, halts, loss_below, gradient_below, threads
+    rule, model, support, operator, company, steps, norms, halts, loss_below, gradient_below, until
 ):
     """What ``stepping.advance`` does, for evaluated points, until the first step that is the last for any.
 
     ``model`` is that of any member.  Member b needs the gradient's norm if ``norms[b]``, and its pairs of
-    thresholds are ``loss_below[c]``, ``gradient_below[c]`` with halts[b] ≤ c < halts[b + 1].
+    thresholds are ``loss_below[c]``, ``gradient_below[c]`` with halts[b] ≤ c < halts[b + 1]; ``until[b]`` is
+    a time to halt at.
 
     Returns
     -------
@@ -158,11 +134,9 @@ def advance_together(
     points, grads, swapped = company.points, company.grads, False
     for taken in range(steps):
         for b in range(members):
-            _move_and_compose(
-                rule, model, support, operator, company, b, points[b], grads[b], swapped, threads
-            )
+            _move_and_compose(rule, model, support, operator, company, b, points[b], grads[b], swapped)
         points, grads, swapped = grads, points, not swapped
-        residuals(operator, company.w, company.r, company.work, company.cancels, threads)
+        residuals(operator, company.w, company.r, company.work, company.cancels)
         if is_set(company.cancels):
             for b in range(members):
                 _take_back(company, b, CANCELLED)
@@ -171,7 +145,7 @@ def advance_together(
             first, last = halts[b], halts[b + 1]
             _arrive(
                 model, support, operator, company, b, points[b], grads[b], norms[b],
-                loss_below[first:last], gradient_below[first:last], threads,
+                loss_below[first:last], gradient_below[first:last], until[b],
             )  # fmt: skip
         is_cancelled, all_go_on = is_set(company.cancels), True
         for b in range(members):

@@ -8,12 +8,11 @@ right of them another with product R (see the package's docstring).
 from typing import NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from fastdmf.kernels.cpu.blas import multiply
 from fastdmf.kernels.cpu.compilation import IS_PLAIN, kernel
 from fastdmf.kernels.cpu.tables import VECTOR_BYTES, Place, place
-from fastdmf.kernels.cpu.verbs import NOWHERE, compose, is_a, look, pull, pull_back, step_back
+from fastdmf.kernels.cpu.verbs import NOWHERE, implements, look, pull
 
 if IS_PLAIN:
     from fastdmf.kernels.cpu.plain import transpose_rows
@@ -22,20 +21,20 @@ else:
 
 
 class Chains(NamedTuple):
-    """``left`` factors, then ``right`` transposed factors, and scratch memory of the sizes that follow.
+    """``left`` factors, then ``right`` transposed factors, and scratch memory.
 
-    ``prefixes`` and ``deltas`` are tables, ``spare`` has room for any factor; ``w`` (S,) is W on the support,
-    then the gradient there; ``r`` (m,) is the scaled residual; ``work`` is the operator's.
+    ``prefixes`` and ``deltas`` are tables, as are their derivatives ``tangents`` and ``delta_tangents``;
+    ``spare`` has room for any factor, and ``w`` (S,) is that of ``verbs.Model``.
     """
 
     left: int
     right: int
     prefixes: np.ndarray
     deltas: np.ndarray
+    tangents: np.ndarray
+    delta_tangents: np.ndarray
     spare: np.ndarray
     w: np.ndarray
-    r: np.ndarray
-    work: np.ndarray
 
 
 @kernel
@@ -84,47 +83,92 @@ def _chain_pullback(factors, prefixes, grads, deltas, spare, first, count):
         multiply(delta, False, _transposed(place(factors, j), spare), False, 1.0, 0.0, delta_before, spare)
 
 
-@overload(compose, inline="always")
-def _compose(model, support, factors, w, cancel, threads):
-    if not is_a(model, Chains):
-        return None
-
-    def chains(model, support, factors, w, cancel, threads):
-        left = _chain_product(factors, model.prefixes, 0, model.left, w)
-        right = _chain_product(factors, model.prefixes, model.left, model.right, w)
-        look(support, left, right, w, False, cancel, threads)
-
-    return chains
+@implements("compose", Chains)
+def _compose(at, support, factors, w, cancel):
+    m = at[0]
+    left = _chain_product(factors, m.prefixes, 0, m.left, w)
+    right = _chain_product(factors, m.prefixes, m.left, m.right, w)
+    look(support, left, right, w, False, cancel)
 
 
-@overload(pull_back, inline="always")
-def _pull_back(model, support, factors, grads, cancel, threads):
-    if not is_a(model, Chains):
-        return None
-
-    def chains(model, support, factors, grads, cancel, threads):
-        m = model
-        left = chain_end(factors, m.prefixes, 0, m.left)
-        right = chain_end(factors, m.prefixes, m.left, m.right)
-        ends = chain_end(grads, m.deltas, 0, m.left), chain_end(grads, m.deltas, m.left, m.right)
-        pull(support, m.w, left, right, 1.0, (NOWHERE, NOWHERE), ends[0], ends[1], cancel, threads)
-        _chain_pullback(factors, m.prefixes, grads, m.deltas, m.spare, 0, m.left)
-        _chain_pullback(factors, m.prefixes, grads, m.deltas, m.spare, m.left, m.right)
-
-    return chains
+@implements("pull_back", Chains)
+def _pull_back(at, support, factors, grads, cancel):
+    m = at[0]
+    left = chain_end(factors, m.prefixes, 0, m.left)
+    right = chain_end(factors, m.prefixes, m.left, m.right)
+    left_end, right_end = chain_end(grads, m.deltas, 0, m.left), chain_end(grads, m.deltas, m.left, m.right)
+    pull(support, m.w, left, right, 1.0, NOWHERE, NOWHERE, left_end, right_end, cancel)
+    _chain_pullback(factors, m.prefixes, grads, m.deltas, m.spare, 0, m.left)
+    _chain_pullback(factors, m.prefixes, grads, m.deltas, m.spare, m.left, m.right)
 
 
-@overload(step_back, inline="always")
-def _step_back(model, support, factors, step, moved, cancel, threads):
-    if not is_a(model, Chains):
-        return None
+@implements("step_back", Chains)
+def _step_back(at, support, factors, base, step, moved, cancel):
+    m = at[0]
+    if m.left > 1 or m.right > 1:
+        return False
+    pull(
+        support, m.w, place(factors, 0), place(factors, 1), -step,
+        place(base, 0), place(base, 1), place(moved, 0), place(moved, 1), cancel,
+    )  # fmt: skip
+    return True
 
-    def chains(model, support, factors, step, moved, cancel, threads):
-        if model.left > 1 or model.right > 1:
-            return False
-        left, right = place(factors, 0), place(factors, 1)
-        new_left, new_right = place(moved, 0), place(moved, 1)
-        pull(support, model.w, left, right, -step, (left, right), new_left, new_right, cancel, threads)
-        return True
 
-    return chains
+@kernel
+def _chain_tangent(factors, prefixes, direction, tangents, first, count, like):
+    """The derivatives of a chain's prefix products along a direction V: Ṗ_j = Ṗ_{j−1} M_j + P_{j−1} V_j."""
+    product = place(direction, first)
+    for j in range(first + 1, first + count):
+        longer = place(tangents, j)
+        before = chain_end(factors, prefixes, first, j - first)
+        multiply(product, False, place(factors, j), False, 1.0, 0.0, longer, like)
+        multiply(before, False, place(direction, j), False, 1.0, 1.0, longer, like)
+        product = longer
+    return product
+
+
+@implements("push", Chains)
+def _push(at, support, factors, direction, w_dot, cancel):
+    m = at[0]
+    left = chain_end(factors, m.prefixes, 0, m.left)
+    right = chain_end(factors, m.prefixes, m.left, m.right)
+    left_dot = _chain_tangent(factors, m.prefixes, direction, m.tangents, 0, m.left, w_dot)
+    right_dot = _chain_tangent(factors, m.prefixes, direction, m.tangents, m.left, m.right, w_dot)
+    look(support, left_dot, right, w_dot, False, cancel)
+    look(support, left, right_dot, w_dot, True, cancel)
+
+
+@kernel
+def _chain_curve(m, factors, direction, out, first, count):
+    """The derivative of :func:`_chain_pullback`, from Δ and Δ̇ in the product of the chain."""
+    like = m.spare
+    for j in range(first + count - 1, first, -1):
+        delta, delta_dot = place(m.deltas, j), chain_end(out, m.delta_tangents, first, j - first + 1)
+        before = chain_end(factors, m.prefixes, first, j - first)
+        before_dot = chain_end(direction, m.tangents, first, j - first)
+        multiply(before_dot, True, delta, False, 1.0, 0.0, place(out, j), like)
+        multiply(before, True, delta_dot, False, 1.0, 1.0, place(out, j), like)
+        shorter_dot = chain_end(out, m.delta_tangents, first, j - first)
+        multiply(delta_dot, False, place(factors, j), True, 1.0, 0.0, shorter_dot, like)
+        multiply(delta, False, place(direction, j), True, 1.0, 1.0, shorter_dot, like)
+        if j > first + 1:
+            multiply(delta, False, place(factors, j), True, 1.0, 0.0, place(m.deltas, j - 1), like)
+
+
+@implements("curve", Chains)
+def _curve(at, support, factors, direction, w_dot, out, cancel):
+    m = at[0]
+    left = chain_end(factors, m.prefixes, 0, m.left)
+    right = chain_end(factors, m.prefixes, m.left, m.right)
+    left_dot = chain_end(direction, m.tangents, 0, m.left)
+    right_dot = chain_end(direction, m.tangents, m.left, m.right)
+    if m.left > 1 or m.right > 1:
+        # Δ itself is needed along chains of several factors; of a single one its place is overwritten.
+        left_end, right_end = chain_end(out, m.deltas, 0, m.left), chain_end(out, m.deltas, m.left, m.right)
+        pull(support, m.w, left, right, 1.0, NOWHERE, NOWHERE, left_end, right_end, cancel)
+    left_end = chain_end(out, m.delta_tangents, 0, m.left)
+    right_end = chain_end(out, m.delta_tangents, m.left, m.right)
+    pull(support, w_dot, left, right, 1.0, NOWHERE, NOWHERE, left_end, right_end, cancel)
+    pull(support, m.w, left_dot, right_dot, 1.0, left_end, right_end, left_end, right_end, cancel)
+    _chain_curve(m, factors, direction, out, 0, m.left)
+    _chain_curve(m, factors, direction, out, m.left, m.right)

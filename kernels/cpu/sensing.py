@@ -4,9 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import prange
-from numba.extending import overload
 
-from fastdmf.kernels.cpu.compilation import compile_apart, kernel, parallel_kernel
+from fastdmf.kernels.cpu.compilation import compile_apart, kernel
 from fastdmf.kernels.cpu.dense_rows import (
     ROWS,
     address_of,
@@ -17,7 +16,7 @@ from fastdmf.kernels.cpu.dense_rows import (
 )
 from fastdmf.kernels.cpu.loss import misfit
 from fastdmf.kernels.cpu.tables import VECTOR_BYTES, is_set, vector_at
-from fastdmf.kernels.cpu.verbs import is_a, is_serial, measure, residual, residuals
+from fastdmf.kernels.cpu.verbs import implements
 
 
 class DenseRows(NamedTuple):
@@ -27,13 +26,14 @@ class DenseRows(NamedTuple):
     by row.  ``blocks`` cuts the measurements into blocks.  The gradient is summed block by block and the
     sums are added up in order, so that the number of threads changes no bit.
 
-    Scratch memory ``work`` has a slot for each block, but at most 2 where no threads are compiled: room
+    Scratch memory ``work`` has ``slots`` slots, one for each block, or 2 that serve all blocks in turn: room
     for a row of A in whole vectors and for ``dense_rows.ROWS`` vectors.
     """
 
     a: np.ndarray
     order: int
     blocks: np.ndarray
+    slots: int
     values: np.ndarray
     scale: float
 
@@ -61,15 +61,15 @@ def _sparse_times_vector(starts, indices, weights, x, out):
 
 
 @kernel
-def loss_of(operator, r):
+def loss_of(scale, r):
     """The loss (c/2) Σ r², given c r."""
     compile_apart()
-    c = np.float64(r.dtype.type(operator.scale))
+    c = np.float64(r.dtype.type(scale))
     total = 0.0
     for x in r:
         misfit = np.float64(x) / c
         total += misfit * misfit
-    return 0.5 * operator.scale * total
+    return 0.5 * scale * total
 
 
 @kernel
@@ -109,7 +109,7 @@ def _unpack(packed, n, w):
 @kernel
 def _slot(operator, width, k):
     """Where the scratch memory of block k begins."""
-    return k * (padded(width, operator.a) + ROWS * VECTOR_BYTES)
+    return min(k, operator.slots - 1) * (padded(width, operator.a) + ROWS * VECTOR_BYTES)
 
 
 @kernel
@@ -144,103 +144,77 @@ def _unpack_lines(o, width, work, w):
                 gradient[k] = total[k]
 
 
-# Over all blocks: serially, and on threads.  A block is the unit of cancellation too.
+# Over all blocks, of which each is the unit of cancellation too.
 
 
 @kernel
-def _measure_serial(o, width, x, work, out, cancel):
-    for k in range(o.blocks.size - 1):
-        if not is_set(cancel):
-            measure_rows(o.a, width, o.blocks[k], o.blocks[k + 1], x, work, 0, out)
-
-
-@parallel_kernel
-def _measure_threaded(o, width, x, work, out, cancel):
-    for k in prange(o.blocks.size - 1):
-        if not is_set(cancel):
-            measure_rows(o.a, width, o.blocks[k], o.blocks[k + 1], x, work, _slot(o, width, k), out)
-
-
-@kernel
-def _residual_of_block(o, width, k, w, r, work, slot, cancel):
-    if not is_set(cancel):
-        residual_rows(o.a, width, o.blocks[k], o.blocks[k + 1], w, o.values, o.scale, work, slot, r)
-
-
-@kernel
-def _residuals_serial(o, w, r, work, cancel):
+def _measure_block(at, k, x, work, out):
+    o = at[0]
     width = _row_length(o)
-    _pack_lines(o, w)
-    for k in range(o.blocks.size - 1):
-        slot = _slot(o, width, min(k, 1))
-        _residual_of_block(o, width, k, w, r, work, slot, cancel)
-        if k > 0:
-            _add_slot(o, width, work, slot)
+    measure_rows(o.a, width, o.blocks[k], o.blocks[k + 1], x, work, _slot(o, width, k), out)
+
+
+@kernel
+def _residuals_of_block(at, k, w, r, work):
+    o = at[0]
+    width = _row_length(o)
+    slot = _slot(o, width, k)
+    residual_rows(o.a, width, o.blocks[k], o.blocks[k + 1], w, o.values, o.scale, work, slot, r)
+    if k > 0 and o.slots < o.blocks.size - 1:  # blocks take turns
+        _add_slot(o, width, work, slot)
+
+
+@kernel
+def _gather_slots(at, w, work):
+    """Add up the slots of blocks that have one each, and write the gradients to lines w."""
+    o = at[0]
+    width = _row_length(o)
+    if o.slots == o.blocks.size - 1:
+        for k in range(1, o.slots):
+            _add_slot(o, width, work, _slot(o, width, k))
     _unpack_lines(o, width, work, w)
 
 
-@parallel_kernel
-def _residuals_threaded(o, w, r, work, cancel):
-    width = _row_length(o)
-    _pack_lines(o, w)
-    for k in prange(o.blocks.size - 1):
-        _residual_of_block(o, width, k, w, r, work, _slot(o, width, k), cancel)
-    for k in range(1, o.blocks.size - 1):
-        _add_slot(o, width, work, _slot(o, width, k))
-    _unpack_lines(o, width, work, w)
+@implements("measure", DenseRows)
+def _measure(at, w, out, work, cancel):
+    x = w
+    if at[0].order > 0:
+        x = work
+        _pack(w, at[0].order, x)
+    for k in prange(at[0].blocks.size - 1):
+        if not is_set(cancel):
+            _measure_block(at, k, x, work, out)
 
 
-@overload(measure)
-def _measure(operator, w, out, work, cancel, threads):
-    if is_a(operator, DenseRows):
-        over_blocks = _measure_serial if is_serial(threads) else _measure_threaded
-
-        def dense(operator, w, out, work, cancel, threads):
-            x = w
-            if operator.order > 0:
-                x = work
-                _pack(w, operator.order, x)
-            over_blocks(operator, _row_length(operator), x, work, out, cancel)
-
-        return dense
-    if is_a(operator, SparseRows):
-
-        def sparse(operator, w, out, work, cancel, threads):
-            _sparse_times_vector(operator.row_starts, operator.cols, operator.row_weights, w, out)
-
-        return sparse
-    return None
+@implements("residual", DenseRows)
+def _residual(at, w, r, work, cancel):
+    _pack_lines(at[0], w)
+    for k in prange(at[0].blocks.size - 1):
+        if not is_set(cancel):
+            _residuals_of_block(at, k, w, r, work)
+    _gather_slots(at, w, work)
+    return loss_of(at[0].scale, r)
 
 
-@overload(residuals)
-def _residuals(operator, w, r, work, cancel, threads):
-    if not is_a(operator, DenseRows):
-        return None
-    over_blocks = _residuals_serial if is_serial(threads) else _residuals_threaded
-
-    def dense(operator, w, r, work, cancel, threads):
-        over_blocks(operator, w, r, work, cancel)
-
-    return dense
+@implements("residuals", DenseRows)
+def _residuals(at, w, r, work, cancel):
+    _pack_lines(at[0], w)
+    for k in prange(at[0].blocks.size - 1):
+        if not is_set(cancel):
+            _residuals_of_block(at, k, w, r, work)
+    _gather_slots(at, w, work)
 
 
-@overload(residual)
-def _residual(operator, w, r, work, cancel, threads):
-    if is_a(operator, DenseRows):
-        over_blocks = _residuals_serial if is_serial(threads) else _residuals_threaded
+@implements("measure", SparseRows)
+def _measure_sparse(at, w, out, work, cancel):
+    o = at[0]
+    _sparse_times_vector(o.row_starts, o.cols, o.row_weights, w, out)
 
-        def dense(operator, w, r, work, cancel, threads):
-            over_blocks(operator, w, r, work, cancel)
-            return loss_of(operator, r)
 
-        return dense
-    if is_a(operator, SparseRows):
-
-        def sparse(operator, w, r, work, cancel, threads):
-            _sparse_times_vector(operator.row_starts, operator.cols, operator.row_weights, w, r)
-            loss = misfit(operator.values, operator.scale, r)
-            _sparse_times_vector(operator.col_starts, operator.rows, operator.col_weights, r, w)
-            return loss
-
-        return sparse
-    return None
+@implements("residual", SparseRows)
+def _residual_sparse(at, w, r, work, cancel):
+    o = at[0]
+    _sparse_times_vector(o.row_starts, o.cols, o.row_weights, w, r)
+    loss = misfit(o.values, o.scale, r)
+    _sparse_times_vector(o.col_starts, o.rows, o.col_weights, r, w)
+    return loss

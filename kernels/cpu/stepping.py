@@ -14,7 +14,7 @@ from fastdmf.kernels.cpu import (  # noqa: F401  (they implement the verbs)
     unfactored,
     whole,
 )
-from fastdmf.kernels.cpu.compilation import compile_apart, entry_point, inlined, kernel
+from fastdmf.kernels.cpu.compilation import compile_apart, entry_point, kernel
 from fastdmf.kernels.cpu.line_search import LineSearch, exact_step
 from fastdmf.kernels.cpu.tables import flat, is_set
 from fastdmf.kernels.cpu.verbs import compose, is_a, pull_back, residual, step_back
@@ -47,18 +47,10 @@ class GroupRMS(NamedTuple):
 
 
 @kernel
-def _forward(model, support, operator, factors, cancel, threads):
+def forward(model, support, operator, factors, cancel):
     """The loss at the factors; ``model.w`` is left holding the gradient on the support."""
-    compile_apart()
-    compose(model, support, factors, model.w, cancel, threads)
-    return residual(operator, model.w, model.r, model.work, cancel, threads)
-
-
-@kernel
-def backward(model, support, factors, grads, cancel, threads):
-    """The gradient in the factors, from that on the support in ``model.w``."""
-    compile_apart()
-    pull_back(model, support, factors, grads, cancel, threads)
+    compose(model, support, factors, model.w, cancel)
+    return residual(operator, model.w, operator.r, operator.work, cancel)
 
 
 @kernel
@@ -96,38 +88,34 @@ def _add_momentum(momentum, velocity, grads, swapped, like):
             new[i] = g[i]
 
 
-@inlined
-def need_gradient(model, support, factors, grads, scalars, has_gradient, cancel, threads):
+@kernel
+def need_gradient(model, support, factors, grads, scalars, has_gradient, cancel):
     """The gradient in the factors and the square of its norm, if they are not known yet."""
     if not has_gradient:
-        backward(model, support, factors, grads, cancel, threads)
+        pull_back(model, support, factors, grads, cancel)
         scalars[GRADIENT_SQUARED] = sum_of_squares(grads, model.w)
 
 
-def move(rule, model, support, operator, factors, grads, scalars, has_gradient, swapped, cancel, threads):
+def move(rule, model, support, operator, factors, grads, scalars, has_gradient, swapped, cancel):
     """Write the next point into the memory of ``grads``, by the optimizer that ``rule`` describes.
 
     The gradient on the support is known, and also that in the factors if ``has_gradient``.
     """
 
 
-@overload(move, inline="always")
-def _move_fixed(
-    rule, model, support, operator, factors, grads, scalars, has_gradient, swapped, cancel, threads
-):
+@overload(move)
+def _move_fixed(rule, model, support, operator, factors, grads, scalars, has_gradient, swapped, cancel):
     if not is_a(rule, FixedStep):
         return None
 
-    def fixed(
-        rule, model, support, operator, factors, grads, scalars, has_gradient, swapped, cancel, threads
-    ):
+    def fixed(rule, model, support, operator, factors, grads, scalars, has_gradient, swapped, cancel):
         scalars[TIME] += rule.lr
         has_moved = False
         if rule.momentum == 0.0:
-            has_moved = step_back(model, support, factors, rule.lr, grads, cancel, threads)
+            has_moved = step_back(model, support, factors, factors, rule.lr, grads, cancel)
         if not has_moved:
             if not has_gradient:
-                backward(model, support, factors, grads, cancel, threads)
+                pull_back(model, support, factors, grads, cancel)
             if rule.momentum != 0.0:
                 _add_momentum(rule.momentum, rule.velocity, grads, swapped, model.w)
             _step_from_gradient(factors, grads, rule.lr, model.w)
@@ -135,17 +123,13 @@ def _move_fixed(
     return fixed
 
 
-@overload(move, inline="always")
-def _move_group(
-    rule, model, support, operator, factors, grads, scalars, has_gradient, swapped, cancel, threads
-):
+@overload(move)
+def _move_group(rule, model, support, operator, factors, grads, scalars, has_gradient, swapped, cancel):
     if not is_a(rule, GroupRMS):
         return None
 
-    def group(
-        rule, model, support, operator, factors, grads, scalars, has_gradient, swapped, cancel, threads
-    ):
-        need_gradient(model, support, factors, grads, scalars, has_gradient, cancel, threads)
+    def group(rule, model, support, operator, factors, grads, scalars, has_gradient, swapped, cancel):
+        need_gradient(model, support, factors, grads, scalars, has_gradient, cancel)
         # v ← α v + (1 − α) Σ_j ‖g_j‖²;  step = lr / (√(v / (1 − αᵗ)) + eps)
         v = rule.alpha * scalars[MEAN_SQUARE] + (1.0 - rule.alpha) * scalars[GRADIENT_SQUARED]
         unbiased = v / (1.0 - rule.alpha ** (scalars[STEPS] + 1.0))
@@ -157,19 +141,15 @@ def _move_group(
     return group
 
 
-@overload(move, inline="always")
-def _move_exact(
-    rule, model, support, operator, factors, grads, scalars, has_gradient, swapped, cancel, threads
-):
+@overload(move)
+def _move_exact(rule, model, support, operator, factors, grads, scalars, has_gradient, swapped, cancel):
     if not is_a(rule, LineSearch):
         return None
 
-    def exact(
-        rule, model, support, operator, factors, grads, scalars, has_gradient, swapped, cancel, threads
-    ):
+    def exact(rule, model, support, operator, factors, grads, scalars, has_gradient, swapped, cancel):
         if not has_gradient:
-            backward(model, support, factors, grads, cancel, threads)
-        step = exact_step(rule, model, support, operator, factors, grads, cancel, threads)
+            pull_back(model, support, factors, grads, cancel)
+        step = exact_step(rule, model, support, operator, factors, grads, cancel)
         _step_from_gradient(factors, grads, step, model.w)
         scalars[TIME] += step
 
@@ -186,15 +166,15 @@ def is_met(loss_below, gradient_below, scalars):
 
 
 @entry_point
-def entries_at(model, support, factors, w, cancel, threads):
+def entries_at(model, support, factors, w, cancel):
     """The entries of the product of the factors on a support, written to ``w``."""
-    compose(model, support, factors, w, cancel, threads)
+    compose(model, support, factors, w, cancel)
 
 
 @entry_point
 def advance(
     rule, model, support, operator, factors, grads, scalars, is_evaluated, has_gradient, steps, norms,
-    loss_below, gradient_below, cancel, threads,
+    loss_below, gradient_below, until, cancel,
 ):  # fmt: skip
     """Take up to ``steps`` steps; a point that is not evaluated yet is evaluated first.
 
@@ -207,8 +187,9 @@ def advance(
     copied.
 
     The run halts early at the first new point whose loss and gradient norm lie below some pair
-    (``loss_below[c]``, ``gradient_below[c]``).  Another thread ends the call by setting ``cancel[0]``: a
-    step whose loss is not known yet is taken back.
+    (``loss_below[c]``, ``gradient_below[c]``), or that is reached at the time ``until``.  Another thread
+    ends the call by setting a byte whose address is in ``cancel``: a step whose loss is not known yet is
+    taken back.
 
     Returns
     -------
@@ -225,23 +206,23 @@ def advance(
             time, mean_square = scalars[TIME], scalars[MEAN_SQUARE]
             move(
                 rule, model, support, operator, factors, grads, scalars, has_gradient, swapped,
-                cancel, threads,
+                cancel,
             )  # fmt: skip
             factors, grads, swapped, has_gradient = grads, factors, not swapped, False
-        loss = _forward(model, support, operator, factors, cancel, threads)
+        loss = forward(model, support, operator, factors, cancel)
         is_cancelled = is_set(cancel)
         if is_evaluated and (is_cancelled or not np.isfinite(loss)):
             scalars[TIME], scalars[MEAN_SQUARE] = time, mean_square
             return taken, CANCELLED if is_cancelled else DIVERGED, not swapped, False
         scalars[LOSS] = loss
         if norms:
-            need_gradient(model, support, factors, grads, scalars, has_gradient, cancel, threads)
+            need_gradient(model, support, factors, grads, scalars, has_gradient, cancel)
             has_gradient = True
         if is_evaluated:
             scalars[STEPS] += 1.0
             taken += 1
             if is_set(cancel):
                 return taken, CANCELLED, swapped, False
-            if is_met(loss_below, gradient_below, scalars):
+            if is_met(loss_below, gradient_below, scalars) or scalars[TIME] >= until:
                 return taken, HALTED, swapped, has_gradient
         is_evaluated = True

@@ -3,50 +3,51 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from fastdmf.kernels.cpu.tables import place
-from fastdmf.kernels.cpu.verbs import NOWHERE, compose, is_a, look, pull_back, pull_tied, step_back
+from fastdmf.kernels.cpu.verbs import NOWHERE, implements, look, pull_tied
 
 
 class Tied(NamedTuple):
-    """One factor on both sides of the observations, and the scratch memory of ``product.Chains``."""
+    """One factor on both sides of the observations; ``w`` (S,) is that of ``verbs.Model``."""
 
     w: np.ndarray
-    r: np.ndarray
-    work: np.ndarray
 
 
-@overload(compose, inline="always")
-def _compose(model, support, factors, w, cancel, threads):
-    if not is_a(model, Tied):
-        return None
-
-    def tied(model, support, factors, w, cancel, threads):
-        look(support, place(factors, 0), place(factors, 0), w, False, cancel, threads)
-
-    return tied
+@implements("compose", Tied)
+def _compose(at, support, factors, w, cancel):
+    look(support, place(factors, 0), place(factors, 0), w, False, cancel)
 
 
-@overload(pull_back, inline="always")
-def _pull_back(model, support, factors, grads, cancel, threads):
-    if not is_a(model, Tied):
-        return None
-
-    def tied(model, support, factors, grads, cancel, threads):
-        pull_tied(support, model.w, place(factors, 0), 1.0, NOWHERE, place(grads, 0), cancel, threads)
-
-    return tied
+@implements("pull_back", Tied)
+def _pull_back(at, support, factors, grads, cancel):
+    pull_tied(support, at[0].w, place(factors, 0), 1.0, NOWHERE, place(grads, 0), cancel)
 
 
-@overload(step_back, inline="always")
-def _step_back(model, support, factors, step, moved, cancel, threads):
-    if not is_a(model, Tied):
-        return None
+@implements("step_back", Tied)
+def _step_back(at, support, factors, base, step, moved, cancel):
+    pull_tied(support, at[0].w, place(factors, 0), -step, place(base, 0), place(moved, 0), cancel)
+    return True
 
-    def tied(model, support, factors, step, moved, cancel, threads):
-        u = place(factors, 0)
-        pull_tied(support, model.w, u, -step, u, place(moved, 0), cancel, threads)
-        return True
 
-    return tied
+@implements("push", Tied)
+def _push(at, support, factors, direction, w_dot, cancel):
+    u, v = place(factors, 0), place(direction, 0)
+    look(support, u, v, w_dot, False, cancel)
+    look(support, v, u, w_dot, True, cancel)
+
+
+@implements("curve", Tied)
+def _curve(at, support, factors, direction, w_dot, out, cancel):
+    moved = place(out, 0)
+    pull_tied(support, w_dot, place(factors, 0), 1.0, NOWHERE, moved, cancel)
+    pull_tied(support, at[0].w, place(direction, 0), 1.0, moved, moved, cancel)
+
+
+@implements("expand", Tied)
+def _expand(at, support, factors, grads, powers, entries, cancel):
+    u, g = place(factors, 0), place(grads, 0)
+    look(support, u, g, entries[0], False, cancel)
+    look(support, g, u, entries[0], True, cancel)
+    look(support, g, g, entries[1], False, cancel)
+    return 2

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import carray, types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
 from fastdmf.kernels.cpu.compilation import kernel
 
@@ -87,19 +87,10 @@ def _byte(typingctx, address):
     return types.uint8(types.int64), codegen
 
 
+@kernel
 def is_set(flags):
-    """Whether a flag of one byte is set, or any of several, given as an array of their addresses."""
-
-
-@overload(is_set)
-def _is_set(flags):
-    if flags.dtype == types.uint8:
-        return lambda flags: flags[0] != 0
-
-    def any_of_them(flags):
-        number = 0
-        for address in flags:
-            number += _byte(address)
-        return number != 0
-
-    return any_of_them
+    """Whether any flag is set, of one byte each, given as an array of their addresses."""
+    number = 0
+    for address in flags:
+        number += _byte(address)
+    return number != 0

@@ -1,70 +1,228 @@
-"""The verbs that factorizations, supports and operators implement.
+"""The verbs of factorizations, supports and operators, each compiled once and called by its address.
 
-Each is a name without a body.  Numba picks the implementation by the type of the first argument, so the
-loops of ``stepping`` are written once and compiled only for what is run.
+A run combines a kind of factorization, of support, of operator and of optimizer.  Compiled into one
+another, every combination would be compiled for itself.  So a kind is a NamedTuple of what it works on; a
+function that implements one of its verbs is compiled for that type alone; and callers hold the addresses:
+a :class:`Model`, :class:`Support` or :class:`Operator` stands for whatever kind.
 """
 
-from numba import types
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastdmf.kernels.cpu.compilation import compiled
 from fastdmf.kernels.cpu.tables import Place
 
 #: The base of a sum that has none.
 NOWHERE = Place(0, 0, 0, 0)
 
 
+class Model(NamedTuple):
+    """A factorization: addresses of its verbs (0: not needed) and of its memory.
+
+    ``w`` (S,) is W on the support, then the gradient there.
+    """
+
+    compose: int
+    pull_back: int
+    step_back: int
+    expand: int
+    push: int
+    curve: int
+    at: int
+    w: np.ndarray
+
+
+class Support(NamedTuple):
+    """The entries of W that are looked at: addresses of the verbs and of what describes them."""
+
+    look: int
+    pull: int
+    pull_tied: int
+    at: int
+
+
+class Operator(NamedTuple):
+    """The measurement of W on the support: addresses of the verbs and of what describes it.
+
+    The loss is (``scale`` / 2) Σ r²; ``r`` (m,) is the scaled residual, ``work`` scratch memory.
+    """
+
+    measure: int
+    residual: int
+    residuals: int
+    at: int
+    scale: float
+    r: np.ndarray
+    work: np.ndarray
+
+
+_PLACE, _SUPPORT = numba.typeof(NOWHERE), numba.typeof(Support(0, 0, 0, 0))
+_TABLE, _FLAGS, _LINES = types.int64[:, ::1], types.int64[::1], types.int64[::1]
+_FLAG, _NUMBER, _REAL = types.boolean, types.int64, types.float64
+
+#: What each verb returns and takes, after the kind itself, for factors with elements of the type ``t``.
+SIGNATURES: dict[str, Callable[[Any], Any]] = {
+    "compose": lambda t: types.void(_SUPPORT, _TABLE, t[::1], _FLAGS),
+    "pull_back": lambda t: types.void(_SUPPORT, _TABLE, _TABLE, _FLAGS),
+    "step_back": lambda t: _FLAG(_SUPPORT, _TABLE, _TABLE, _REAL, _TABLE, _FLAGS),
+    "expand": lambda t: _NUMBER(_SUPPORT, _TABLE, _TABLE, _TABLE, t[:, ::1], _FLAGS),
+    "push": lambda t: types.void(_SUPPORT, _TABLE, _TABLE, t[::1], _FLAGS),
+    "curve": lambda t: types.void(_SUPPORT, _TABLE, _TABLE, t[::1], _TABLE, _FLAGS),
+    "look": lambda t: types.void(_PLACE, _PLACE, t[::1], _FLAG, _FLAGS),
+    "pull": lambda t: types.void(t[::1], _PLACE, _PLACE, _REAL, _PLACE, _PLACE, _PLACE, _PLACE, _FLAGS),
+    "pull_tied": lambda t: types.void(t[::1], _PLACE, _REAL, _PLACE, _PLACE, _FLAGS),
+    "measure": lambda t: types.void(t[::1], t[::1], t[::1], _FLAGS),
+    "residual": lambda t: _REAL(t[::1], t[::1], t[::1], _FLAGS),
+    "residuals": lambda t: types.void(_LINES, _LINES, _LINES, _FLAGS),
+}
+
+_bodies: dict[tuple[str, type], Callable] = {}
+
+
+def implements(verb: str, kind: type) -> Callable:
+    """Make a function the implementation of a verb for a kind, of which it is given a pointer, ``at``."""
+
+    def register(body: Callable) -> Callable:
+        _bodies[verb, kind] = body
+        return body
+
+    return register
+
+
+class Bound:
+    """Something of a kind, laid out in memory as its verbs expect it.
+
+    Parameters
+    ----------
+    kind
+        A NamedTuple of numbers and arrays; these are kept alive.
+    dtype
+        Element type of the factors.
+    parallel
+        Whether loops over blocks run on Numba's threads.
+    """
+
+    def __init__(self, kind: Any, dtype: np.dtype, parallel: bool = False) -> None:
+        self.kind, self._dtype, self._parallel = kind, numba.from_dtype(dtype), parallel
+        self._memory = np.array(_words(kind), dtype=np.int64)
+        self.at: int = self._memory.ctypes.data
+
+    def address(self, verb: str) -> int:
+        """Where the machine code of a verb lies."""
+        wanted = SIGNATURES[verb](self._dtype)
+        pointer = types.CPointer(numba.typeof(self.kind))
+        signature = wanted.return_type(pointer, *wanted.args)
+        body = _bodies[verb, type(self.kind)]
+        has_parallel_loops = "prange" in body.__code__.co_names
+        return compiled(body, signature, self._parallel and has_parallel_loops).address
+
+
+def _words(value: Any) -> list[int]:
+    """What Numba holds in memory for a value, in words of 8 bytes; of an array, without counting references.
+
+    An array is (counter, owner, elements, bytes of an element, address, *shape, *strides).
+    """
+    if isinstance(value, tuple):
+        return [word for part in value for word in _words(part)]
+    if isinstance(value, np.ndarray):
+        return [0, 0, value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides]
+    return [int(np.array(value, np.float64 if isinstance(value, float) else np.int64).view(np.int64))]
+
+
+def _element_type(handle: Any, arguments: Any) -> Any:
+    """The type of the elements of factors, from the types of what a verb is called with."""
+    kinds = [*handle.types, *arguments]
+    return next(t.dtype for t in kinds if isinstance(t, types.Array) and isinstance(t.dtype, types.Float))
+
+
+def _called(verb: str) -> Any:
+    """The verb by its name: a function of a handle that jumps to the address there."""
+
+    def call(typingctx, handle, *arguments):
+        wanted = SIGNATURES[verb](_element_type(handle, arguments))
+
+        def codegen(context, builder, signature, values):
+            fields = signature.args[0].fields
+            address = builder.extract_value(values[0], fields.index(verb))
+            at = builder.extract_value(values[0], fields.index("at"))
+            given = cgutils.unpack_tuple(builder, values[1], len(arguments))
+            passed = [
+                context.cast(builder, value, kind, to)
+                for value, kind, to in zip(given, arguments, wanted.args, strict=True)
+            ]
+            pointer = ir.IntType(8).as_pointer()
+            kinds = [pointer, *map(context.get_value_type, wanted.args)]
+            function = ir.FunctionType(context.get_value_type(wanted.return_type), kinds)
+            code = builder.inttoptr(address, function.as_pointer())
+            return builder.call(code, [builder.inttoptr(at, pointer), *passed])
+
+        return wanted.return_type(handle, types.StarArgTuple.from_types(arguments)), codegen
+
+    return intrinsic(call)
+
+
 # Of a factorization.
 
+#: compose(model, support, factors, w, cancel): the entries of W on the support, written to ``w``.
+compose = _called("compose")
 
-def compose(model, support, factors, w, cancel, threads):
-    """The entries of W on the support, written to ``w``."""
+#: pull_back(model, support, factors, grads, cancel): the gradient in the factors, from that on the support in
+#: ``model.w``, where W was last composed.
+pull_back = _called("pull_back")
 
+#: step_back(model, support, factors, base, step, moved, cancel): moved = base − step · gradient without
+#: writing out the gradient at the factors; False where that is not done.  ``base`` may be ``moved``.
+step_back = _called("step_back")
 
-def pull_back(model, support, factors, grads, cancel, threads):
-    """The gradient in the factors, from that on the support in ``model.w``, where W was last composed."""
+#: expand(model, support, factors, grads, powers, entries, cancel): entries[t − 1] = the coefficient ξᵗ of W
+#: on the support, t ≥ 1, as every factor moves by ξ along its gradient; returns the degree.
+expand = _called("expand")
 
+#: push(model, support, factors, direction, w_dot, cancel): the derivative of W on the support as the factors
+#: move along a direction, where W was last composed.
+push = _called("push")
 
-def step_back(model, support, factors, step, moved, cancel, threads):
-    """Moved = factors − step · gradient without writing out the gradient; False where that is not done."""
+#: curve(model, support, factors, direction, w_dot, out, cancel): the derivative of the gradient in the
+#: factors as they move along a direction and the gradient on the support, ``model.w``, changes by ``w_dot``.
+curve = _called("curve")
 
 
 # Of a support.
 
+#: look(support, left, right, w, is_added, cancel): w = [w +] the entries of L Rᵀ on the support, for the
+#: places of L and R.
+look = _called("look")
 
-def look(support, left, right, w, is_added, cancel, threads):
-    """w = [w +] the entries of L Rᵀ on the support, for the places of L and R."""
+#: pull(support, z, left, right, scale, base_left, base_right, out_left, out_right, cancel):
+#: out_left = base + scale Z R and out_right = base + scale Zᵀ L, for Z with the entries z on the support;
+#: a base is a place, or :data:`NOWHERE` for zero.
+pull = _called("pull")
 
-
-def pull(support, z, left, right, scale, bases, out_left, out_right, cancel, threads):
-    """out_left = base + scale Z R and out_right = base + scale Zᵀ L, for Z with the entries z on the support.
-
-    ``bases`` are two places, or :data:`NOWHERE` for zero.
-    """
-
-
-def pull_tied(support, z, factor, scale, base, out, cancel, threads):
-    """Out = base + scale (Z + Zᵀ) U, the pullback for W = UUᵀ."""
+#: pull_tied(support, z, factor, scale, base, out, cancel): out = base + scale (Z + Zᵀ) U, for W = UUᵀ.
+pull_tied = _called("pull_tied")
 
 
 # Of an operator.
 
+#: measure(operator, w, out, work, cancel): out = A(w), for w on the support.
+measure = _called("measure")
 
-def measure(operator, w, out, work, cancel, threads):
-    """Out = A(w), for w on the support; ``work`` is the operator's scratch memory."""
+#: residual(operator, w, r, work, cancel): replace w by c A*(r), store c r with r = A(w) − y, and return the
+#: loss (c/2) Σ r².
+residual = _called("residual")
+
+#: residuals(operator, w, r, work, cancel): :data:`residual`, but for the loss, of several points: w, r and
+#: work are arrays of their addresses.
+residuals = _called("residuals")
 
 
-def residual(operator, w, r, work, cancel, threads):
-    """Replace w by c A*(r), store c r with r = A(w) − y, and return the loss (c/2) Σ r²."""
-
-
-def residuals(operator, w, r, work, cancel, threads):
-    """:func:`residual`, but for the loss, of several points: w, r and work are arrays of their addresses."""
-
-
-def is_a(numba_type, kind) -> bool:
+def is_a(numba_type: Any, kind: type) -> bool:
     """Whether a Numba type is that of the NamedTuple class ``kind``."""
     return isinstance(numba_type, types.BaseNamedTuple) and numba_type.instance_class is kind
-
-
-def is_serial(threads) -> bool:
-    """Whether a Numba type stands for the argument ``threads=None``: compile no parallel loop."""
-    return isinstance(threads, types.NoneType)

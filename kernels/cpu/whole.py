@@ -3,12 +3,11 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba.extending import overload
 
 from fastdmf.kernels.cpu.blas import multiply
 from fastdmf.kernels.cpu.compilation import compile_apart, kernel
 from fastdmf.kernels.cpu.tables import copy_into, place_of, vector_at
-from fastdmf.kernels.cpu.verbs import is_a, look, measure, pull, pull_tied, residual
+from fastdmf.kernels.cpu.verbs import implements
 
 
 class Whole(NamedTuple):
@@ -37,48 +36,30 @@ def _multiply_onto(base, scale, x, x_transposed, y, out, like):
     multiply(x, x_transposed, y, False, scale, kept, out, like)
 
 
-@overload(look)
-def _look(support, left, right, w, is_added, cancel, threads):
-    if not is_a(support, Whole):
-        return None
-
-    def everywhere(support, left, right, w, is_added, cancel, threads):
-        out = place_of(w, support.n, support.p)
-        multiply(left, False, right, True, 1.0, 1.0 if is_added else 0.0, out, w)
-
-    return everywhere
+@implements("look", Whole)
+def _look(at, left, right, w, is_added, cancel):
+    out = place_of(w, at[0].n, at[0].p)
+    multiply(left, False, right, True, 1.0, 1.0 if is_added else 0.0, out, w)
 
 
-@overload(pull)
-def _pull(support, z, left, right, scale, bases, out_left, out_right, cancel, threads):
-    if not is_a(support, Whole):
-        return None
-
-    def both(support, z, left, right, scale, bases, out_left, out_right, cancel, threads):
-        gradient = place_of(z, support.n, support.p)
-        _multiply_onto(bases[0], scale, gradient, False, right, out_left, z)
-        _multiply_onto(bases[1], scale, gradient, True, left, out_right, z)
-
-    return both
+@implements("pull", Whole)
+def _pull(at, z, left, right, scale, base_left, base_right, out_left, out_right, cancel):
+    gradient = place_of(z, at[0].n, at[0].p)
+    _multiply_onto(base_left, scale, gradient, False, right, out_left, z)
+    _multiply_onto(base_right, scale, gradient, True, left, out_right, z)
 
 
-@overload(pull_tied)
-def _pull_tied(support, z, factor, scale, base, out, cancel, threads):
-    if not is_a(support, Whole):
-        return None
-
-    def tied(support, z, factor, scale, base, out, cancel, threads):
-        # Z + Zᵀ is twice the symmetric part, which takes the place of Z: done again, it changes nothing.
-        gradient = z.reshape(support.n, support.p)
-        half = z.dtype.type(0.5)
-        for i in range(support.n):
-            for j in range(i):
-                mean = half * (gradient[i, j] + gradient[j, i])
-                gradient[i, j] = mean
-                gradient[j, i] = mean
-        _multiply_onto(base, 2.0 * scale, place_of(z, support.n, support.p), False, factor, out, z)
-
-    return tied
+@implements("pull_tied", Whole)
+def _pull_tied(at, z, factor, scale, base, out, cancel):
+    # Z + Zᵀ is twice the symmetric part, which takes the place of Z: done again, it changes nothing.
+    n = at[0].n
+    half = z.dtype.type(0.5)
+    for i in range(n):
+        for j in range(i):
+            mean = half * (z[i * n + j] + z[j * n + i])
+            z[i * n + j] = mean
+            z[j * n + i] = mean
+    _multiply_onto(base, 2.0 * scale, place_of(z, n, n), False, factor, out, z)
 
 
 @kernel
@@ -101,23 +82,11 @@ def _masked_copy(seen, w, out):
         out[e] = w[e] if seen[e] else nothing
 
 
-@overload(measure)
-def _measure(operator, w, out, work, cancel, threads):
-    if not is_a(operator, Masked):
-        return None
-
-    def masked(operator, w, out, work, cancel, threads):
-        _masked_copy(operator.seen, w, out)
-
-    return masked
+@implements("measure", Masked)
+def _measure(at, w, out, work, cancel):
+    _masked_copy(at[0].seen, w, out)
 
 
-@overload(residual)
-def _residual(operator, w, r, work, cancel, threads):
-    if not is_a(operator, Masked):
-        return None
-
-    def masked(operator, w, r, work, cancel, threads):
-        return _masked_misfit(operator.seen, operator.values, operator.scale, w, r)
-
-    return masked
+@implements("residual", Masked)
+def _residual(at, w, r, work, cancel):
+    return _masked_misfit(at[0].seen, at[0].values, at[0].scale, w, r)

@@ -1,0 +1,149 @@
+"""The gradient flow."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastdmf._checks import Array
+from fastdmf.backends import Event, Halts
+from fastdmf.backends.cpu_memory import Matrices
+from fastdmf.backends.cpu_objective import NEVER, NO_HALTS, CpuObjective, Scratch
+from fastdmf.backends.cpu_trajectory import CpuTrajectory, thresholds
+from fastdmf.backends.layout import aligned_empty
+from fastdmf.kernels.cpu import dormand_prince, flow, stepping
+from fastdmf.kernels.cpu.chebyshev import MAX_STAGES, Chebyshev
+from fastdmf.kernels.cpu.dormand_prince import DormandPrince
+from fastdmf.kernels.cpu.flow import Flow
+from fastdmf.kernels.cpu.flowing import flow_on
+from fastdmf.optimizers import GradientFlow
+
+#: Sets of matrices that the stages of a method need, beside point and gradient.
+_STAGE_SETS = {"rkc2": 3, "dopri5": 2 + dormand_prince.STAGES - 2}
+
+
+class FlowTrajectory(CpuTrajectory):
+    """A point of the gradient flow, at the end of a step or inside one.
+
+    Its memory, from which it is taken up to the bit, holds the scalars and the direction of power iteration,
+    and inside a step both of its ends.
+    """
+
+    def __init__(
+        self,
+        objective: CpuObjective,
+        optimizer: GradientFlow,
+        factors: Sequence[Array],
+        memory: Mapping[str, Array],
+        evaluations: int,
+    ) -> None:
+        scratch = Scratch(objective, curves=optimizer.method == "rkc2")
+        scalars = memory.get("scalars", np.zeros(flow.SLOTS))
+        super().__init__(objective, optimizer, scratch, factors, scalars, evaluations)
+        layout, dtype = objective.layout, objective.dtype
+        count = 2 + _STAGE_SETS[optimizer.method]
+        self._sets = [Matrices.empty(layout.shapes, dtype, layout.lanes) for _ in range(count)]
+        tables = np.stack([matrices.table for matrices in self._sets])
+        self._flow = Flow(tables, np.arange(count), float(optimizer.rtol), float(optimizer.plateau_factor))
+        self._direction = self._first_direction(memory)
+        self._method = self._bind_method(optimizer)
+        inside = not self.is_at_step and bool(memory)
+        if inside:
+            self._place(flow.POINT, [memory[f"end_{j}"] for j in range(len(factors))])
+            self._place(flow.NEW_POINT, [memory[f"begin_{j}"] for j in range(len(factors))])
+            self._place(flow.SHOWN, factors)
+        else:
+            self._place(flow.POINT, factors)
+        counted = self._scalars[flow.EVALUATIONS]
+        self._call(False, 0, NO_HALTS, NO_HALTS, np.inf, NEVER)
+        if memory:  # to be taken up again is no part of the path
+            self._scalars[flow.EVALUATIONS] = counted
+        self.evaluations = evaluations
+        self.diverged = not np.isfinite(self.loss)
+
+    def _place(self, role: int, factors: Sequence[Array]) -> None:
+        """Copy factors to the set with a role."""
+        for target, source in zip(self._set(role).arrays, self.objective.layout.inward(factors), strict=True):
+            target[...] = source
+
+    def _set(self, role: int) -> Matrices:
+        return self._sets[self._flow.roles[role]]
+
+    def _first_direction(self, memory: Mapping[str, Array]) -> Matrices:
+        """Where power iteration starts: as it was left, or a direction that is the same for every run."""
+        layout, dtype = self.objective.layout, self.objective.dtype
+        direction = Matrices.empty(layout.shapes, dtype, layout.lanes)
+        rng = np.random.default_rng(0)
+        entries = sum(rows * cols for rows, cols in layout.shapes)
+        for j, v in enumerate(direction.arrays):
+            kept = memory.get(f"direction_{j}")
+            v[...] = rng.standard_normal(v.shape) / np.sqrt(entries) if kept is None else kept
+        return direction
+
+    def _bind_method(self, optimizer: GradientFlow) -> Any:
+        o = self.objective
+        if optimizer.method == "dopri5":
+            self._error = Matrices.empty(o.layout.shapes, o.dtype, o.layout.lanes)
+            return DormandPrince(self._error.table)
+        w_dot = aligned_empty((o.entries,), o.dtype)
+        polynomials = np.zeros((2, MAX_STAGES + 1))
+        return Chebyshev(self._direction.table, w_dot, o.bind_operator(w_dot, linear=True), polynomials)
+
+    @property
+    def is_at_step(self) -> bool:
+        """Whether the current point is the end of a step, not one inside it."""
+        return bool(self._scalars[flow.FRACTION] == 1.0)
+
+    @property
+    def _point(self) -> Matrices:
+        return self._set(flow.POINT if self.is_at_step else flow.SHOWN)
+
+    def _gradients(self) -> Sequence[Array]:
+        if self.is_at_step:
+            return self._set(flow.GRADIENT).arrays
+        _, gradient = self.objective.evaluate(self._point)
+        return gradient.arrays
+
+    @property
+    def gradient_norm(self) -> float:
+        """Norm of the gradient at the current point, which is found if it is not known."""
+        if self.is_at_step:
+            return float(np.sqrt(self._scalars[stepping.GRADIENT_SQUARED]))
+        return float(np.sqrt(sum(np.vdot(g, g).real for g in self._gradients())))
+
+    def _call(
+        self, is_evaluated: bool, steps: int, loss_below: Array, gradient_below: Array, until: float,
+        cancels: Array,
+    ) -> Event:  # fmt: skip
+        o = self.objective
+        with o.holding_threads(), o.launching():
+            _, event = flow_on(
+                self._method, self._flow, self._scratch.model, o.bound_support, self._scratch.operator,
+                self._scalars, is_evaluated, steps, loss_below, gradient_below, until, cancels,
+            )  # fmt: skip
+        self.evaluations = int(self._scalars[flow.EVALUATIONS] + 2 * self._scalars[flow.PRODUCTS])
+        return Event(event)
+
+    def advance(self, steps: int, halts: Halts = (), until: float = np.inf) -> Event:
+        """Take up to ``steps`` accepted steps."""
+        self.prepare()
+        _, loss_below, gradient_below = thresholds(halts)
+        event = self._call(True, steps, loss_below, gradient_below, until, self._cancels)
+        self.stuck = event is Event.STUCK
+        return event
+
+    def memory(self) -> dict[str, Array]:
+        """The flow's memory: views that the next advance overwrites."""
+        memory = {"scalars": self._scalars}
+        memory |= {f"direction_{j}": v for j, v in enumerate(self._direction.arrays)}
+        if not self.is_at_step:
+            outward = self.objective.layout.outward
+            memory |= {f"end_{j}": w for j, w in enumerate(outward(self._set(flow.POINT).arrays, self._rest))}
+            begin = outward(self._set(flow.NEW_POINT).arrays, self._rest)
+            memory |= {f"begin_{j}": w for j, w in enumerate(begin)}
+        return memory
+
+    def details(self) -> dict[str, float]:
+        """Rejected steps, and products with the Hessian."""
+        counted = {"rejected": flow.REJECTED, "hessian_products": flow.PRODUCTS}
+        return {name: float(self._scalars[slot]) for name, slot in counted.items()}

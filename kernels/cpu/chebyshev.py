@@ -1,0 +1,171 @@
+"""Second-order Runge–Kutta–Chebyshev steps (Sommeijer, Shampine & Verwer 1998).
+
+A step of s stages is stable for h ρ ≤ 0.65 s², ρ the spectral radius of the Hessian: the quadratic growth
+is what carries the flow over its stiff stretches at the cost of few evaluations.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from fastdmf.kernels.cpu.compilation import compile_apart, kernel
+from fastdmf.kernels.cpu.flow import (
+    EVALUATIONS,
+    GRADIENT,
+    NEW_GRADIENT,
+    NEW_POINT,
+    POINT,
+    PRODUCTS,
+    RADIUS,
+    RADIUS_AGE,
+    STAGE,
+    STEP_SIZE,
+    evaluate,
+    relative_error,
+    set_of,
+    swap,
+    tolerance,
+)
+from fastdmf.kernels.cpu.hessian import spectral_radius
+from fastdmf.kernels.cpu.stepping import forward
+from fastdmf.kernels.cpu.tables import flat, is_set
+from fastdmf.kernels.cpu.verbs import Operator, pull_back, step_back
+
+#: Damping ε of the stability polynomials, and h ρ ≤ (s² − 1) / STRETCH where they are stable.
+_DAMPING, _STRETCH = 2.0 / 13.0, 1.54
+#: Power iteration finds ρ from below; after so many steps it is found again.
+_SAFETY, _REFRESH = 1.15, 25
+MAX_STAGES = 200
+
+
+class Chebyshev(NamedTuple):
+    """Scratch memory: a direction for power iteration, (S,) entries, the operator with y = 0, polynomials."""
+
+    direction: np.ndarray
+    w_dot: np.ndarray
+    linear: Operator
+    polynomials: np.ndarray
+
+
+@kernel
+def _radius(method, flow, model, support, operator, scalars, cancel):
+    """The spectral radius at the point, with some room; found again when it is old."""
+    if scalars[RADIUS_AGE] >= _REFRESH:
+        # Whatever was evaluated last, W and the gradient on the support are those of the point now.
+        forward(model, support, operator, set_of(flow, POINT), cancel)
+        radius, products = spectral_radius(
+            model, support, method.linear, set_of(flow, POINT), method.direction, set_of(flow, STAGE),
+            method.w_dot, cancel,
+        )  # fmt: skip
+        scalars[RADIUS], scalars[RADIUS_AGE] = _SAFETY * radius, 0.0
+        scalars[PRODUCTS] += products
+    return scalars[RADIUS]
+
+
+@kernel
+def _stages(h, radius):
+    """The number of stages for a step, and the step that this number allows."""
+    wanted = math.sqrt(1.0 + _STRETCH * h * radius)
+    if wanted > MAX_STAGES:
+        return MAX_STAGES, (MAX_STAGES**2 - 1) / (_STRETCH * radius)
+    return max(2, math.ceil(wanted)), h
+
+
+@kernel
+def _prepare(polynomials, s):
+    """T_j and b_j of the stages j ≤ s, and w₀, w₁: T_j = T_j(w₀), b_j = T_j''(w₀) / T_j'(w₀)²."""
+    t, b = polynomials[0], polynomials[1]
+    w0 = 1.0 + _DAMPING / s**2
+    t[0], t[1] = 1.0, w0
+    slope_before, slope, bend_before, bend = 0.0, 1.0, 0.0, 0.0
+    for j in range(2, s + 1):
+        t[j] = 2.0 * w0 * t[j - 1] - t[j - 2]
+        slope_before, slope, old = slope, 2.0 * t[j - 1] + 2.0 * w0 * slope - slope_before, slope
+        bend_before, bend = bend, 4.0 * old + 2.0 * w0 * bend - bend_before
+        b[j] = bend / slope**2
+    b[0] = b[1] = b[2]
+    return w0, slope / bend
+
+
+@kernel
+def _mix(out, a, x, b, y, c, d, z, like):
+    """out ← a X + b Y + c out + d Z, for sets of matrices."""
+    compile_apart()
+    real = like.dtype.type
+    a, b, c, d = real(a), real(b), real(c), real(d)
+    for j in range(out.shape[0]):
+        o, p, q, r = flat(out, j, like), flat(x, j, like), flat(y, j, like), flat(z, j, like)
+        for i in range(o.size):
+            o[i] = a * p[i] + b * q[i] + c * o[i] + d * r[i]
+
+
+@kernel
+def _start(out, x, step, g, like):
+    """out ← X − step · G, for sets of matrices."""
+    step = like.dtype.type(step)
+    for j in range(out.shape[0]):
+        o, p, q = flat(out, j, like), flat(x, j, like), flat(g, j, like)
+        for i in range(o.size):
+            o[i] = p[i] - step * q[i]
+
+
+@kernel
+def _subtract(out, step, g, like):
+    """out ← out − step · G, for sets of matrices."""
+    step = like.dtype.type(step)
+    for j in range(out.shape[0]):
+        o, q = flat(out, j, like), flat(g, j, like)
+        for i in range(o.size):
+            o[i] -= step * q[i]
+
+
+@kernel
+def _estimate(out, x, y, h, g, k, like):
+    """out ← 0.8 (X − Y) − 0.4 h (G + K), the error estimate of the method."""
+    compile_apart()
+    real = like.dtype.type
+    a, b = real(0.8), real(0.4 * h)
+    for j in range(out.shape[0]):
+        o, p, q = flat(out, j, like), flat(x, j, like), flat(y, j, like)
+        u, v = flat(g, j, like), flat(k, j, like)
+        for i in range(o.size):
+            o[i] = a * (p[i] - q[i]) - b * (u[i] + v[i])
+
+
+@kernel
+def chebyshev_step(method, flow, model, support, operator, scalars, cancel):
+    """Try a step: its error in units of the tolerance, and the loss at the new point.
+
+    Y_1 = Y_0 − μ̃_1 h g_0;  Y_j = (1 − μ_j − ν_j) Y_0 + μ_j Y_{j−1} + ν_j Y_{j−2} − μ̃_j h g_{j−1} − γ̃_j h g_0.
+    """
+    like = model.w
+    radius = _radius(method, flow, model, support, operator, scalars, cancel)
+    s, h = _stages(scalars[STEP_SIZE], radius)
+    scalars[STEP_SIZE] = h
+    w0, w1 = _prepare(method.polynomials, s)
+    t, b = method.polynomials[0], method.polynomials[1]
+    start, first = set_of(flow, POINT), set_of(flow, GRADIENT)
+    _start(set_of(flow, NEW_POINT), start, b[1] * w1 * h, first, like)
+    for j in range(2, s + 1):
+        mu, nu = 2.0 * b[j] * w0 / b[j - 1], -b[j] / b[j - 2]
+        slope = 2.0 * b[j] * w1 / b[j - 1]
+        gamma = -(1.0 - b[j - 1] * t[j - 1]) * slope
+        latest, earlier = set_of(flow, NEW_POINT), set_of(flow, STAGE)
+        loss = forward(model, support, operator, latest, cancel)
+        scalars[EVALUATIONS] += 1.0
+        if is_set(cancel) or not np.isfinite(loss):
+            return np.nan, loss
+        # Y_{j−2} gives its place to Y_j; at j = 2 it is Y_0.
+        if j == 2:
+            _start(earlier, start, 0.0, first, like)
+        _mix(earlier, 1.0 - mu - nu, start, mu, latest, nu, -gamma * h, first, like)
+        if not step_back(model, support, latest, earlier, slope * h, earlier, cancel):
+            pull_back(model, support, latest, set_of(flow, NEW_GRADIENT), cancel)
+            _subtract(earlier, slope * h, set_of(flow, NEW_GRADIENT), like)
+        swap(flow, NEW_POINT, STAGE)
+    new_point, new_gradient, error = set_of(flow, NEW_POINT), set_of(flow, NEW_GRADIENT), set_of(flow, STAGE)
+    loss = evaluate(model, support, operator, new_point, new_gradient, scalars, cancel)
+    _estimate(error, start, new_point, h, first, new_gradient, like)
+    scalars[RADIUS_AGE] += 1.0
+    return relative_error(error, start, new_point, tolerance(flow, scalars), like), loss

@@ -1,0 +1,85 @@
+"""Explicit Runge–Kutta steps of order 5(4) (Dormand & Prince 1980): for references."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastdmf.kernels.cpu.compilation import compile_apart, kernel
+from fastdmf.kernels.cpu.flow import (
+    GRADIENT,
+    NEW_GRADIENT,
+    NEW_POINT,
+    POINT,
+    STAGE,
+    STEP_SIZE,
+    evaluate,
+    relative_error,
+    set_of,
+    tolerance,
+)
+from fastdmf.kernels.cpu.tables import flat, is_set
+
+STAGES = 7
+#: The weights of stage i, a_{i+1,j}; the last line is also that of the new point.
+_A = np.zeros((STAGES, STAGES))
+_A[1, :1] = [1 / 5]
+_A[2, :2] = [3 / 40, 9 / 40]
+_A[3, :3] = [44 / 45, -56 / 15, 32 / 9]
+_A[4, :4] = [19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729]
+_A[5, :5] = [9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656]
+_A[6, :6] = [35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84]
+#: The difference to the weights of order 4.
+_E = np.array([71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40])
+
+
+class DormandPrince(NamedTuple):
+    """``memory`` is the table of a set for the error."""
+
+    memory: np.ndarray
+
+
+@kernel
+def _role(i):
+    """The role of the gradient at stage i, 0 ≤ i ≤ 6."""
+    return GRADIENT if i == 0 else NEW_GRADIENT if i == STAGES - 1 else STAGE + i - 1
+
+
+@kernel
+def _add(out, weight, g, like):
+    """out ← out + weight · G, for sets of matrices."""
+    compile_apart()
+    weight = like.dtype.type(weight)
+    for j in range(out.shape[0]):
+        o, q = flat(out, j, like), flat(g, j, like)
+        for i in range(o.size):
+            o[i] += weight * q[i]
+
+
+@kernel
+def _fill(out, scale, x, like):
+    """out ← scale · X, for sets of matrices."""
+    scale = like.dtype.type(scale)
+    for j in range(out.shape[0]):
+        o, p = flat(out, j, like), flat(x, j, like)
+        for i in range(o.size):
+            o[i] = scale * p[i]
+
+
+@kernel
+def dormand_prince_step(method, flow, model, support, operator, scalars, cancel):
+    """Try a step: its error in units of the tolerance, and the loss at the new point."""
+    like, h = model.w, scalars[STEP_SIZE]
+    start, point = set_of(flow, POINT), set_of(flow, NEW_POINT)
+    loss = np.nan
+    for i in range(1, STAGES):
+        _fill(point, 1.0, start, like)
+        for j in range(i):
+            if _A[i, j] != 0.0:
+                _add(point, -h * _A[i, j], set_of(flow, _role(j)), like)
+        loss = evaluate(model, support, operator, point, set_of(flow, _role(i)), scalars, cancel)
+        if is_set(cancel) or not np.isfinite(loss):
+            return np.nan, loss
+    _fill(method.memory, h * _E[0], set_of(flow, GRADIENT), like)
+    for i in range(2, STAGES):
+        _add(method.memory, h * _E[i], set_of(flow, _role(i)), like)
+    return relative_error(method.memory, start, point, tolerance(flow, scalars), like), loss

@@ -1,0 +1,274 @@
+"""The gradient flow: steps of controlled error, and points inside them.
+
+A step keeps where it came from until the next one begins.  In between, the cubic Hermite interpolant of
+both ends and their gradients gives the point where the loss crosses a level, or that of a given time: looking
+there does not change the path.
+"""
+
+import numpy as np
+from numba.extending import overload
+
+from fastdmf.kernels.cpu.chebyshev import Chebyshev, chebyshev_step
+from fastdmf.kernels.cpu.compilation import compile_apart, entry_point, kernel
+from fastdmf.kernels.cpu.dormand_prince import DormandPrince, dormand_prince_step
+from fastdmf.kernels.cpu.flow import (
+    END_LOSS,
+    END_TIME,
+    EVALUATIONS,
+    FIRST_LOSS,
+    FRACTION,
+    GRADIENT,
+    LAST_ERROR,
+    NEW_GRADIENT,
+    NEW_POINT,
+    POINT,
+    RADIUS_AGE,
+    REJECTED,
+    SEGMENT,
+    SHOWN,
+    START_LOSS,
+    STEP_SIZE,
+    evaluate,
+    set_of,
+    swap,
+)
+from fastdmf.kernels.cpu.stepping import (
+    ALL_STEPS,
+    CANCELLED,
+    GRADIENT_SQUARED,
+    HALTED,
+    LOSS,
+    STEPS,
+    TIME,
+    forward,
+    is_met,
+    sum_of_squares,
+)
+from fastdmf.kernels.cpu.tables import flat, is_set
+from fastdmf.kernels.cpu.verbs import is_a
+
+#: Why `flow_on` returned, beside what `stepping.advance` says: no step is small enough to be accepted.
+STUCK = 4
+_MOST_REJECTIONS = 60
+#: The first step moves the factors by this fraction of their norm.
+_FIRST_MOVE = 0.01
+#: A crossing is found when the loss there is below its level by less than this fraction.
+_LEVEL_ACCURACY = 1e-9
+#: "As old as it gets": makes the next step look for the spectral radius again.
+OLD = 1e9
+
+
+def attempt(method, flow, model, support, operator, scalars, cancel):
+    """Try a step of a method: its error in units of the tolerance, and the loss at the new point."""
+
+
+@overload(attempt)
+def _attempt(method, flow, model, support, operator, scalars, cancel):
+    step = chebyshev_step if is_a(method, Chebyshev) else dormand_prince_step
+    return lambda method, flow, model, support, operator, scalars, cancel: step(
+        method, flow, model, support, operator, scalars, cancel
+    )
+
+
+def order_of(method):
+    """The order of the error estimate, by which steps grow and shrink."""
+
+
+@overload(order_of)
+def _order_of(method):
+    order = 5.0 if is_a(method, DormandPrince) else 3.0
+    return lambda method: order
+
+
+@kernel
+def _begin(flow, model, support, operator, scalars, cancel):
+    """Evaluate the point; at the very start choose the first step."""
+    point, gradient, like = set_of(flow, POINT), set_of(flow, GRADIENT), model.w
+    scalars[END_LOSS] = evaluate(model, support, operator, point, gradient, scalars, cancel)
+    scalars[GRADIENT_SQUARED] = sum_of_squares(gradient, like)
+    if scalars[STEP_SIZE] == 0.0:
+        scalars[FIRST_LOSS] = scalars[END_LOSS]
+        size, slope = np.sqrt(sum_of_squares(point, like)), np.sqrt(scalars[GRADIENT_SQUARED])
+        scalars[STEP_SIZE] = _FIRST_MOVE * size / slope if slope > 0.0 and size > 0.0 else 1.0
+        scalars[LAST_ERROR], scalars[RADIUS_AGE] = 1.0, OLD
+        scalars[FRACTION] = 1.0
+        scalars[LOSS] = scalars[END_LOSS]
+
+
+@kernel
+def _interpolate(flow, fraction, h, like):
+    """Write the cubic Hermite interpolant at a fraction of the last step to the set that is shown."""
+    compile_apart()
+    x = fraction
+    real = like.dtype.type
+    # The step led from NEW_POINT, its former role's new holder, to POINT.
+    a, b = real((1.0 + 2.0 * x) * (1.0 - x) ** 2), real(-h * x * (1.0 - x) ** 2)
+    c, d = real(x**2 * (3.0 - 2.0 * x)), real(-h * x**2 * (x - 1.0))
+    out = set_of(flow, SHOWN)
+    for j in range(out.shape[0]):
+        o = flat(out, j, like)
+        old, new = flat(set_of(flow, NEW_POINT), j, like), flat(set_of(flow, POINT), j, like)
+        g, k = flat(set_of(flow, NEW_GRADIENT), j, like), flat(set_of(flow, GRADIENT), j, like)
+        for i in range(o.size):
+            o[i] = a * old[i] + b * g[i] + c * new[i] + d * k[i]
+
+
+@kernel
+def _loss_inside(flow, model, support, operator, fraction, scalars, cancel):
+    """The loss at a fraction of the last step, which is then shown."""
+    _interpolate(flow, fraction, scalars[SEGMENT], model.w)
+    scalars[EVALUATIONS] += 1.0
+    return forward(model, support, operator, set_of(flow, SHOWN), cancel)
+
+
+@kernel
+def _crossing(flow, model, support, operator, level, scalars, cancel):
+    """The fraction of the last step at which the loss falls to a level, which lies between its ends' losses.
+
+    Regula falsi on the loss, with the Illinois rule: the bracket never opens, and its lower end is returned.
+    """
+    low, high = scalars[FRACTION] if scalars[FRACTION] < 1.0 else 0.0, 1.0
+    at_low = (scalars[LOSS] if scalars[FRACTION] < 1.0 else scalars[START_LOSS]) - level
+    at_high = scalars[END_LOSS] - level
+    below, side = at_high, 0
+    while high - low > 1e-15 and -below > _LEVEL_ACCURACY * level and not is_set(cancel):
+        middle = (low * at_high - high * at_low) / (at_high - at_low)
+        if not low < middle < high:
+            middle = 0.5 * (low + high)
+        value = _loss_inside(flow, model, support, operator, middle, scalars, cancel) - level
+        if value > 0.0:
+            if middle <= low:
+                break
+            low, at_low = middle, value
+            at_high = 0.5 * at_high if side == 1 else at_high
+            side = 1
+        else:
+            if middle >= high:
+                break
+            high, at_high, below = middle, value, value
+            at_low = 0.5 * at_low if side == -1 else at_low
+            side = -1
+    return high
+
+
+@kernel
+def _next_level(loss_below, gradient_below, current, end):
+    """The highest level of the loss alone that lies below ``current`` and is reached at ``end``; else −1."""
+    highest = -1.0
+    for c in range(loss_below.size):
+        level = loss_below[c]
+        if np.isinf(gradient_below[c]) and end < level < current and level > highest:
+            highest = level
+    return highest
+
+
+@kernel
+def _halt_inside(flow, model, support, operator, loss_below, gradient_below, until, scalars, cancel):
+    """Show the next point inside the last step at which to halt; False if there is none."""
+    is_inside = scalars[FRACTION] < 1.0
+    current = scalars[LOSS] if is_inside else scalars[START_LOSS]
+    now = scalars[TIME] if is_inside else scalars[END_TIME] - scalars[SEGMENT]
+    fraction = 2.0
+    level = _next_level(loss_below, gradient_below, current, scalars[END_LOSS])
+    if level > 0.0:
+        fraction = _crossing(flow, model, support, operator, level, scalars, cancel)
+    if now < until < scalars[END_TIME]:
+        fraction = min(fraction, 1.0 - (scalars[END_TIME] - until) / scalars[SEGMENT])
+    if not fraction < 1.0 or is_set(cancel):
+        return False
+    scalars[LOSS] = _loss_inside(flow, model, support, operator, fraction, scalars, cancel)
+    scalars[FRACTION] = fraction
+    is_at_time = now < until and fraction == 1.0 - (scalars[END_TIME] - until) / scalars[SEGMENT]
+    scalars[TIME] = until if is_at_time else scalars[END_TIME] - (1.0 - fraction) * scalars[SEGMENT]
+    return True
+
+
+@kernel
+def _go_to_end(scalars):
+    """Show the end of the last step."""
+    scalars[FRACTION], scalars[LOSS], scalars[TIME] = 1.0, scalars[END_LOSS], scalars[END_TIME]
+
+
+@kernel
+def _rises(loss, before, like):
+    """Whether the loss rose by more than it is blurred by rounding."""
+    blur = 1e-12 if like.itemsize == 8 else 2e-6
+    return not loss <= before * (1.0 + blur)
+
+
+@kernel
+def _resize(scalars, error, order, is_accepted):
+    """Set the size of the next step, by a proportional-integral rule."""
+    h = scalars[STEP_SIZE]
+    if is_accepted:
+        error = max(error, 1e-8)
+        factor = 0.85 * error ** (-0.7 / order) * scalars[LAST_ERROR] ** (0.4 / order)
+        scalars[STEP_SIZE] = h * min(4.0, max(0.2, factor))
+        scalars[LAST_ERROR] = max(error, 1e-3)
+    elif not np.isfinite(error):
+        scalars[STEP_SIZE] = 0.25 * h
+    else:  # the error was too large, or else the loss rose
+        scalars[STEP_SIZE] = h * (max(0.1, 0.8 * error ** (-1.0 / order)) if error > 1.0 else 0.5)
+
+
+@entry_point
+def flow_on(
+    method, flow, model, support, operator, scalars, is_evaluated, steps, loss_below, gradient_below, until,
+    cancel,
+):  # fmt: skip
+    """Take up to ``steps`` accepted steps; what is not evaluated yet is evaluated first.
+
+    The flow halts where the loss crosses a level of its own (an infinite ``gradient_below[c]``), at the end
+    of the first step that meets a pair of thresholds, and at the time ``until``.  From a point inside a
+    step it goes to the next halt in that step, or to its end: no step is taken then.
+
+    Returns
+    -------
+    taken, event
+    """
+    like = model.w
+    if not is_evaluated:
+        _begin(flow, model, support, operator, scalars, cancel)
+        if scalars[FRACTION] < 1.0:  # taken up again inside a step: where that began is evaluated as well
+            evaluate(
+                model, support, operator, set_of(flow, NEW_POINT), set_of(flow, NEW_GRADIENT), scalars, cancel
+            )
+    if scalars[FRACTION] < 1.0 and steps > 0:
+        if _halt_inside(flow, model, support, operator, loss_below, gradient_below, until, scalars, cancel):
+            return 0, HALTED
+        if is_set(cancel):
+            return 0, CANCELLED
+        _go_to_end(scalars)
+        return 0, ALL_STEPS
+    taken, rejections, order = 0, 0, order_of(method)
+    while taken < steps:
+        if scalars[GRADIENT_SQUARED] == 0.0 or rejections > _MOST_REJECTIONS:
+            return taken, STUCK
+        error, loss = attempt(method, flow, model, support, operator, scalars, cancel)
+        if is_set(cancel):
+            return taken, CANCELLED
+        h = scalars[STEP_SIZE]
+        is_accepted = error <= 1.0 and not _rises(loss, scalars[END_LOSS], like)
+        _resize(scalars, error, order, is_accepted)
+        if not is_accepted:
+            scalars[REJECTED] += 1.0
+            scalars[RADIUS_AGE] = OLD
+            rejections += 1
+            continue
+        rejections = 0
+        taken += 1
+        swap(flow, POINT, NEW_POINT)
+        swap(flow, GRADIENT, NEW_GRADIENT)
+        scalars[STEPS] += 1.0
+        scalars[SEGMENT], scalars[START_LOSS], scalars[END_LOSS] = h, scalars[END_LOSS], loss
+        scalars[END_TIME] += h
+        scalars[GRADIENT_SQUARED] = sum_of_squares(set_of(flow, GRADIENT), like)
+        scalars[FRACTION] = 1.0
+        if _halt_inside(flow, model, support, operator, loss_below, gradient_below, until, scalars, cancel):
+            return taken, HALTED
+        _go_to_end(scalars)
+        if is_met(loss_below, gradient_below, scalars) or scalars[TIME] >= until:
+            return taken, HALTED
+        if is_set(cancel):
+            return taken, CANCELLED
+    return taken, ALL_STEPS
