@@ -80,6 +80,9 @@ CASES = [
     (["--init", "identity"], "init", dmf.Identity()),
     (["--init", "balanced"], "init", dmf.Balanced()),
     ([], "optimizer", None),  # the default of the library
+    (["--optimizer", "flow"], "optimizer", dmf.GradientFlow()),
+    (["--rtol", 0.01, "--check"], "optimizer", dmf.GradientFlow(0.01, check=True)),
+    (["--method", "dopri5", "--rtol", 1e-6], "optimizer", dmf.GradientFlow(1e-6, "dopri5")),
     (["--optimizer", "rmsprop"], "optimizer", dmf.GroupRMSprop()),
     (["--lr", 0.5], "optimizer", dmf.GradientDescent(0.5)),
     (["--lr", 0.5, "--momentum", 0.3], "optimizer", dmf.GradientDescent(0.5, 0.3)),
@@ -158,7 +161,7 @@ def test_every_option_is_tested():
         (["--depth", 0], "--depth: depth must be at least 1, not 0"),
         (["--widths", "3,x"], "--widths must be integers separated by commas, not '3,x'"),
         (["--depth", 5, "--widths", "3"], "--widths: depth 5 has 4 hidden widths, not 1"),
-        (["--optimizer", "adam"], "--optimizer must be one of gd, rmsprop, line-search, not 'adam'"),
+        (["--optimizer", "adam"], "--optimizer must be one of flow, gd, rmsprop, line-search, not 'adam'"),
         (["--optimizer", "gd"], "--optimizer gd needs --lr"),
         (["--lr", -1], "--optimizer gd: lr must be a positive number, not -1.0"),
         (["--lr", 1, "--alpha", 0.5], "--alpha belongs to --optimizer rmsprop, not gd"),

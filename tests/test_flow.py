@@ -103,3 +103,225 @@ def test_both_integrators_end_where_a_reference_does(depth):
     assert np.median(coarse) <= 1e-3
     assert np.median(finer) <= 2e-4
     assert np.median(finest) <= 1e-6
+
+
+@pytest.mark.parametrize(("method", "order"), [("rkc2", 2), ("dopri5", 5)])
+def test_order_of_convergence(method, order):
+    """x = w², ẇ = −(w² − 1) w: x(t) = 1 / (1 + (1/x₀ − 1) e^−2t) for UUᵀ with one entry and loss ½r²/2."""
+    problem = dmf.Completion([0], [0], [1.0], (1, 1), loss="half_sum")
+    x0, t = 0.01, 4.0
+    # ẋ = 2 w ẇ = −4 (x − 1) x for UUᵀ and the loss ½ (x − 1)².
+    exact = 1.0 / (1.0 + (1.0 / x0 - 1.0) * np.exp(-4.0 * t))
+    steps, errors = [], []
+    for rtol in 10.0 ** -np.arange(3, 10 if method == "dopri5" else 7):
+        result = dmf.run(
+            problem,
+            factorization=dmf.Symmetric(1),
+            init=dmf.Factors([np.full((1, 1), x0**0.5)]),
+            optimizer=dmf.GradientFlow(rtol=rtol, method=method, plateau_factor=1.0),
+            stop=dmf.MaxSteps(100_000),
+            record=dmf.Record(at_time=[t], metrics={"x": lambda s: s.product[0, 0]}),
+            callback=lambda s: s.time >= t,
+        )
+        steps.append(result.steps)
+        errors.append(abs(result.trace.x.values[-1] - exact))
+        assert result.trace.time.values[-1] == t
+    slope = np.polyfit(np.log(steps[1:]), np.log(errors[1:]), 1)[0]
+    assert -order - 0.8 < slope < -order + 0.5
+
+
+@pytest.mark.parametrize("method", ["rkc2", "dopri5"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_it_ends_at_the_threshold(method, dtype):
+    for threshold in (1e-2, 1e-6):
+        optimizer = dmf.GradientFlow(method=method, rtol=1e-3 if method == "rkc2" else 1e-6)
+        result = flow(small(), optimizer, depth=3, dtype=dtype, stop=dmf.LossBelow(threshold))
+        assert str(result.status) == "converged"
+        assert threshold * (1 - 1e-4) < result.loss <= threshold
+        loss, _ = dmf.loss_and_gradients(small(), result.factors)
+        assert loss == result.loss
+
+
+def same(a, b):
+    assert all(map(np.array_equal, a.factors, b.factors))
+    counted = ("loss", "time", "steps", "status", "test_error")
+    assert all(getattr(a, name) == getattr(b, name) for name in counted)
+
+
+@pytest.mark.parametrize("method", ["rkc2", "dopri5"])
+def test_recording_does_not_change_the_path(method):
+    optimizer = dmf.GradientFlow(method=method)
+    bare = flow(small(), optimizer, depth=3)
+    levels = [1e-1, 9e-2, 3e-2, 1e-3, 1.5e-6]
+    times = [1.0, 0.3 * bare.time, 0.3 * bare.time + 1e-6, 0.7 * bare.time]
+    record = dmf.Record(every=3, at_loss=levels, at_time=times, metrics=["loss", "singular_values"])
+    seen = dmf.run(small(), depth=3, optimizer=optimizer, record=record, seed=1)
+    same(bare, seen)
+    trace = seen.trace
+    assert np.isin(times, trace.time.values).all()
+    for level in levels:
+        found = trace.loss.values[trace.loss.values <= level].max()
+        assert level * (1 - 1e-8) < found <= level
+    assert (np.diff(trace.time.values) > 0).all() and (np.diff(trace.loss.values) < 0).all()
+    assert {0, *range(0, seen.steps, 3)} <= set(trace.step.values)
+
+
+def test_run_and_loop_take_the_same_path():
+    loop = dmf.Loop(small(), dmf.Product(3), dmf.GradientFlow())
+    start = loop.init(seed=1)
+    states = [start]
+    for steps in (1, 7, 30, 2):
+        states.append(loop.advance(states[-1], steps))
+    whole = loop.advance(start, 40)
+    result = flow(small(), dmf.GradientFlow(), depth=3, stop=dmf.MaxSteps(40))
+    for end in (states[-1], whole):
+        assert (end.step, end.loss, end.time, end.evaluations) == (
+            40, result.loss, result.time, result.evaluations,
+        )  # fmt: skip
+        assert all(map(np.array_equal, end.factors, result.factors))
+    assert [s.step for s in states] == [0, 1, 8, 38, 40]
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_a_state_inside_a_step_goes_on_to_the_bit(depth):
+    """Stopped by a callback at a level that lies inside a step, and taken up again from a checkpoint."""
+    record = dmf.Record(at=(), at_loss=[1e-2])
+    choices = {"depth": depth, "optimizer": dmf.GradientFlow(), "seed": 1, "record": record}
+    states = []
+    whole = dmf.run(small(), **choices, callback=states.append)
+    inside = next(s for s in states if s.loss <= 1e-2)
+    assert 0.99e-2 < inside.loss <= 1e-2
+    loop = dmf.Loop(small(), dmf.Product(depth), dmf.GradientFlow())
+    end = loop.advance(inside, whole.steps - inside.step)
+    # `run` ended inside its last step, at the threshold; the loop went to that step's end.
+    assert end.step == whole.steps and end.loss <= whole.loss
+    other = loop.advance(loop.init(seed=1), whole.steps)
+    assert all(map(np.array_equal, end.factors, other.factors))
+    gradients = dmf.loss_and_gradients(small(), inside.factors)[1]
+    assert all(map(np.array_equal, inside.gradients, gradients))
+
+
+def test_a_checkpoint_inside_a_step(tmp_path):
+    path = tmp_path / "flow.npz"
+    choices = {"depth": 3, "optimizer": dmf.GradientFlow(), "seed": 1}
+    record = dmf.Record(every=1, at_loss=[3e-1, 1e-2])
+    whole = dmf.run(small(), **choices, record=record)
+
+    def break_inside(state):
+        if 0.9e-2 < state.loss <= 1e-2:
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        dmf.run(small(), **choices, record=record, callback=break_inside, checkpoint=path)
+    again = dmf.run(small(), **choices, record=record, checkpoint=path)
+    same(whole, again)
+    assert whole.evaluations == again.evaluations
+    assert whole.trace.drop_vars("loss").sizes == again.trace.drop_vars("loss").sizes
+    assert np.array_equal(whole.trace.loss, again.trace.loss)
+
+
+def test_the_loss_never_rises_and_balance_is_kept():
+    start = dmf.Balanced(product_scale=1e-2)
+    for optimizer, drift in ((dmf.GradientFlow(rtol=1e-4), 1e-3), (REFERENCE, 1e-8)):
+        record = dmf.Record(every=1, metrics=["loss", "balancedness"])
+        result = dmf.run(small(), depth=3, init=start, optimizer=optimizer, record=record, seed=1)
+        assert (np.diff(result.trace.loss) <= 0).all()
+        scale = max(np.linalg.norm(w) ** 2 for w in result.factors)
+        assert result.trace.balancedness.max() < drift * scale
+
+
+def test_a_balanced_start_of_low_rank_flows_at_its_width():
+    rng = np.random.default_rng(0)
+    product = 1e-2 * rng.standard_normal((30, 2)) @ rng.standard_normal((2, 30))
+    ends = [
+        flow(small(), REFERENCE, factorization=dmf.Product(3, widths), init=dmf.FromProduct(product))
+        for widths in ((30, 30), (2, 2))
+    ]
+    assert distance(*ends) < 1e-6
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_the_free_entry_grows_without_bound(depth):
+    """The completion of Razin & Cohen (2020): W = [[·, 1], [1, 0]] and det W(0) > 0.
+
+    As the loss falls, |w₁₁| grows without bound and the effective rank tends to 1; at depth 1 it stays.
+    """
+    problem = dmf.Completion([0, 1, 1], [1, 0, 1], [1.0, 1.0, 0.0], (2, 2), loss="half_sum")
+    free = []
+    for loss in (1e-1, 1e-2, 1e-3):
+        result = flow(
+            problem,
+            dmf.GradientFlow(rtol=1e-5),
+            factorization=dmf.Product(depth),
+            init=dmf.Identity(product_scale=0.1),
+            stop=dmf.LossBelow(loss),
+        )
+        assert str(result.status) == "converged"
+        free.append(abs(result.product[0, 0]))
+    if depth == 1:
+        assert np.ptp(free) == 0
+    else:
+        assert free[1] > 2 * free[0] and free[2] > 2 * free[1]
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-9, 1e-12])
+@pytest.mark.parametrize("depth", [2, 3])
+def test_tiny_starts(depth, scale):
+    result, reference = (
+        flow(small(), optimizer, depth=depth, init=dmf.Gaussian(product_scale=scale))
+        for optimizer in (dmf.GradientFlow(), dmf.GradientFlow(rtol=1e-7, method="dopri5"))
+    )
+    assert str(result.status) == "converged"
+    assert distance(result, reference) < 5e-3
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_single_precision_is_enough(depth):
+    single, double = (flow(small(), dmf.GradientFlow(), depth=depth, dtype=t) for t in ("float32", "float64"))
+    assert distance(single, double) < 1e-4
+
+
+def test_it_says_when_nothing_moves():
+    """At a saddle the gradient is zero: the flow stays for ever."""
+    zero = dmf.Factors([np.zeros((30, 30))] * 2)
+    result = flow(small(), dmf.GradientFlow(), depth=2, init=zero)
+    assert (str(result.status), result.steps) == ("stalled", 0)
+
+
+def test_check_reports_the_change_and_warns():
+    result = flow(small(), dmf.GradientFlow(rtol=1e-4, check=True), depth=2)
+    finer = flow(small(), dmf.GradientFlow(rtol=1e-5), depth=2)
+    assert result.details["change"] == pytest.approx(distance(result, finer), rel=1e-9)
+    assert "change" in result.summary()
+    sensitive = dmf.Completion.random(rank=10, observed=2000, seed=0)
+    loose = dmf.GradientFlow(rtol=1e-2, check=True)
+    with pytest.warns(UserWarning, match="seed 1 is sensitive: with rtol=0.001 its product differs by"):
+        flow(sensitive, loose, depth=3)
+
+
+def test_evaluations_are_all_counted():
+    result = flow(small(), dmf.GradientFlow(), depth=3)
+    assert result.details["hessian_products"] > 0
+    assert result.evaluations > 2 * result.steps + 2 * result.details["hessian_products"]
+    explicit = flow(small(), dmf.GradientFlow(method="dopri5"), depth=3, stop=dmf.MaxSteps(50))
+    assert explicit.evaluations == 1 + 6 * (50 + explicit.details["rejected"])
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"rtol": 0}, "rtol"),
+        ({"rtol": 1.0}, "rtol must be below 1, not 1.0"),
+        ({"method": "euler"}, "method must be one of rkc2, dopri5, not 'euler'"),
+        ({"plateau_factor": 2}, "plateau_factor must be at most 1, not 2"),
+        ({"plateau_factor": 0}, "plateau_factor"),
+    ],
+)
+def test_bad_choices(choices, message):
+    with pytest.raises(ValueError, match=message):
+        dmf.GradientFlow(**choices)
+
+
+def test_check_is_a_flag():
+    with pytest.raises(TypeError, match="check must be True or False, not 1"):
+        dmf.GradientFlow(check=1)

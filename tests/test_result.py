@@ -186,13 +186,13 @@ def rewrite_header(path, change):
 
 
 def test_other_headers_are_refused(saved):
-    rewrite_header(saved, lambda header: header | {"format": 2})
-    refuses(saved, "2", "version 1")
+    rewrite_header(saved, lambda header: header | {"format": 3})
+    refuses(saved, "3", "version 2")
     rewrite_header(saved, lambda header: header | {"kind": "sweep"})
     refuses(saved, "sweep", "result")
-    rewrite_header(saved, lambda header: {"kind": "result", "format": 1})
+    rewrite_header(saved, lambda header: {"kind": "result", "format": 2})
     refuses(saved)
-    rewrite_header(saved, lambda header: ["result", 1])
+    rewrite_header(saved, lambda header: ["result", 2])
     refuses(saved)
 
 

@@ -26,8 +26,8 @@ class OneByOne:
     def __init__(self, trajectories):
         self.trajectories = trajectories
 
-    def advance(self, steps, halts):
-        assert len(halts) == len(self.trajectories)
+    def advance(self, steps, halts, until):
+        assert len(halts) == len(until) == len(self.trajectories)
         assert len({t.step for t in self.trajectories}) == 1
         events = [Event.ALL_STEPS] * len(halts)
         for _ in range(steps):
@@ -35,7 +35,8 @@ class OneByOne:
                 break
             if any(t.cancel[0] for t in self.trajectories):
                 return [Event.CANCELLED] * len(halts)
-            events = [t.advance(1, own) for t, own in zip(self.trajectories, halts, strict=True)]
+            own = zip(self.trajectories, halts, until, strict=True)
+            events = [t.advance(1, *ends) for t, *ends in own]
         return events
 
 
