@@ -5,8 +5,8 @@ Gunasekar et al. 2017, Theorem 2 and equation (11) of Arora et al. 2019).  In th
 
     v = (x^(−(N−2)/N) − 1)/(N − 2),    for N = 2: v = −½ log x,
 
-this reads v' = g.  All modes then move in step with the residual, whatever N: v(t) = v(0) − c Σ_i s_i a_i with
-s = ∫ (y − A(W)) dt.  The usual power p = x^(−(N−2)/N) is 1 + (N − 2) v; v is used because it has a limit at N = 2.
+this reads v' = g.  All modes then move in step with the residual, whatever N: v(t) = v(0) − c Σ_i s_i a_i
+with s = ∫ (y − A(W)) dt.  The usual power p = x^(−(N−2)/N) is 1 + (N − 2) v; v has a limit at N = 2.
 """
 
 import numpy as np

@@ -159,7 +159,9 @@ def commuting_flow(
     a, y = measurements(eigenvalues, values)
     alpha, depth = positive("alpha", alpha), real_depth(depth, 1.0)
     if 1 < depth < 2:
-        raise ValueError(f"depth must be 1 or at least 2, not {depth}: in between eigenvalues reach 0 and stick")
+        raise ValueError(
+            f"depth must be 1 or at least 2, not {depth}: in between eigenvalues reach 0 and stick"
+        )
     if symmetric and depth != 2:
         raise ValueError(f"symmetric=True is the flow of UUᵀ, which counts as depth 2, not {depth}")
     x_start = np.full(a.shape[1], alpha**depth)

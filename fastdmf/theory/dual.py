@@ -1,7 +1,7 @@
 """The finite-start limit of commuting flows as a convex program, solved to rounding.
 
-Along the flow the coordinates v of :mod:`fastdmf.theory.closed_form` stay in v(0) − aᵀν, ν ∈ R^m.  The limit is the
-point of that family with a x = y, which minimizes the strictly convex dual
+Along the flow the coordinates v of :mod:`fastdmf.theory.closed_form` stay in v(0) − aᵀν, ν ∈ R^m.  The limit
+is the point of that family with a x = y, which minimizes the strictly convex dual
 
     D(ν) = ½ Σ_k x_k^(2/N) − yᵀν,    x = x(v(0) − aᵀν),    ∇D = a x − y,    ∇²D = a diag(N x^(2−2/N)) aᵀ.
 
@@ -109,20 +109,26 @@ def descend(offsets: Offsets, a: Array, y: Array, depth: float, max_steps: int =
 def _newton_step(a: Array, x: Array, misfit: Array, depth: float) -> tuple[Array, float]:
     """H⁻¹ misfit and misfitᵀ H⁻¹ misfit, with H = a diag(N x^(2−2/N)) aᵀ, whose weights span many decades.
 
-    Householder QR is accurate row by row if the large rows come first, so H is not formed.  Directions in which
-    only eigenvalues below rounding would move are left out: steps along them are huge, and so is their error.
+    Householder QR is accurate row by row if the large rows come first, so H is not formed.  Directions in
+    which only eigenvalues below rounding would move are left out: steps along them are huge, as is their error.
     """
     weights = speed(x, depth)
     order = np.argsort(-weights)
     rows = np.sqrt(weights[order])[:, None] * a[:, order].T
-    _, r, columns = scipy.linalg.qr(rows, mode="economic", pivoting=True)
+    r, columns = pivoted_qr(rows)
     pivots = np.abs(np.diag(r))
     rank = int(np.count_nonzero(pivots > NEGLIGIBLE ** (1.0 - 1.0 / depth) * pivots[0]))
     columns, r = columns[:rank], r[:rank, :rank]
-    inner = scipy.linalg.solve_triangular(r, misfit[columns], trans="T", check_finite=False)
+    inner = scipy.linalg.solve_triangular(r, misfit[columns], trans=1, check_finite=False)
     step = np.zeros_like(misfit)
     step[columns] = scipy.linalg.solve_triangular(r, inner, check_finite=False)
     return step, float(inner @ inner)
+
+
+def pivoted_qr(matrix: Array) -> tuple[Array, Array]:
+    """R and the order of columns of a pivoted QR decomposition."""
+    decomposition: Any = scipy.linalg.qr(matrix, mode="economic", pivoting=True)
+    return decomposition[1], decomposition[2]
 
 
 def _reach(v: Array, fall: Array, depth: float) -> float:

@@ -105,7 +105,7 @@ def solve(a: Array, y: Array) -> MinimumTrace:
 def positive_part(a: Array, y: Array) -> Array:
     """Which x_k are positive for some x ≥ 0 with a x = y, (d,) of bool; a ValueError if there is no such x.
 
-    One program finds all: max Σ t s.t. a x = τ y, t ≤ x, 0 ≤ t ≤ 1, τ ≥ 1, where large τ make room for small x.
+    One program finds all: max Σ t s.t. a x = τ y, t ≤ x, 0 ≤ t ≤ 1, τ ≥ 1.  Large τ make room for small x.
     """
     d = a.shape[1]
     rows, unit = _scales(a, y)

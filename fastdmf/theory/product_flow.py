@@ -15,8 +15,9 @@ from fastdmf.theory.commuting_trajectory import flow_times
 def coupling(sigma: npt.ArrayLike, tau: npt.ArrayLike, depth: float) -> npt.NDArray[np.float64]:
     """K_rs = (σ_r² − τ_s²)/(σ_r^(2/N) − τ_s^(2/N)), and its limit N σ^(2−2/N) where σ_r = τ_s.
 
-    The rate at which the entry u_rᵀ W v_s of the product follows −u_rᵀ ∇ℓ(W) v_s.  For an integer N it is
-    Σ_j σ_r^(2(j−1)/N) τ_s^(2(N−j)/N): what the powers of Lemma 3 of Arora et al. (2019) are in singular vectors.
+    The rate at which the entry u_rᵀ W v_s of the product follows −u_rᵀ ∇ℓ(W) v_s: UᵀẆV = −K ∘ (Uᵀ∇ℓV), which
+    is Lemma 3 of Arora et al. (2019) in singular vectors and behind their Corollary 1.  For an integer N it is
+    Σ_j σ_r^(2(j−1)/N) τ_s^(2(N−j)/N).
 
     Parameters
     ----------
