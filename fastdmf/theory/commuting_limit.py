@@ -61,7 +61,7 @@ def commuting_limit(
     >>> import fastdmf as dmf
     >>> a, y = [[1, 0, 0.5], [0, 1, 0.25]], [1, 1]
     >>> dmf.theory.commuting_limit(a, y, alpha=1e-4, depth=2).round(4)
-    array([0, 0, 0])
+    array([0.995 , 0.9975, 0.01  ])
     >>> dmf.theory.commuting_limit(a, y, alpha=0, depth=3)
     array([1., 1., 0.])
     """
@@ -84,8 +84,9 @@ def commuting_limit(
 def check_fit(a: Array, y: Array, x: Array) -> None:
     """A ValueError if x does not have its measurements."""
     misfit = np.abs(a @ x - y)
-    k = int(np.argmax(misfit))
-    if not misfit[k] <= CONTRADICTION * max(float(np.max(np.abs(y))), float(np.max(np.abs(a) @ x))):
+    allowed = CONTRADICTION * (np.abs(y) + np.max(np.abs(a), axis=1) * float(x.max()))
+    k = int(np.argmax(misfit - allowed))
+    if not misfit[k] <= allowed[k]:
         raise ValueError(
             f"values[{k}] = {y[k]} is missed by {misfit[k]:.1e}: the values contradict each other, or lie "
             "too close to the boundary of the cone {a x : x ≥ 0}"
@@ -95,6 +96,8 @@ def check_fit(a: Array, y: Array, x: Array) -> None:
 def limit_from(x_start: Array, a: Array, y: Array, depth: float) -> Array:
     """The limit of the flow from positive eigenvalues x_start, (d,), given that a x = y for some x > 0."""
     a, y = _independent(a, y)
+    rows = np.ldexp(1.0, np.frexp(np.max(np.abs(a), axis=1))[1])  # powers of two: nothing is rounded
+    a, y = a / rows[:, None], y / rows
     if len(a) == 0:
         return x_start  # nothing is measured, so nothing moves
     unit = scale_of(a, y, x_start)

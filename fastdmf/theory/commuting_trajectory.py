@@ -56,6 +56,8 @@ def commuting_trajectory(
     ValueError, TypeError
         For shapes that do not fit, values that are not finite, α ≤ 0, depths other than 1 and ≥ 2, times that
         are negative or descend, ``symmetric`` at another depth than 2.
+    RuntimeError
+        If the integration fails.
 
     Notes
     -----
@@ -147,6 +149,8 @@ class CommutingFlow:
                     lambda _, state: velocity(state),
                     (now, time), state, method="DOP853", rtol=3e-14, atol=1e-15, events=misfit,
                 )  # fmt: skip
+                if not found.success:
+                    raise RuntimeError(f"the flow was not integrated beyond {now}: {found.message}")
                 state, now = found.y[:, -1], (time if found.status == 0 else np.inf)
             states.append(state)
         return np.array(states)

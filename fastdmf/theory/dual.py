@@ -110,7 +110,7 @@ def _newton_step(a: Array, x: Array, misfit: Array, depth: float) -> tuple[Array
     """H⁻¹ misfit and misfitᵀ H⁻¹ misfit, with H = a diag(N x^(2−2/N)) aᵀ, whose weights span many decades.
 
     Householder QR is accurate row by row if the large rows come first, so H is not formed.  Directions in
-    which only eigenvalues below rounding would move are left out: steps along them are huge, as is their error.
+    which only eigenvalues below rounding would move are left out: steps along them are huge, errors too.
     """
     weights = speed(x, depth)
     order = np.argsort(-weights)

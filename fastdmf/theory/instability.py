@@ -78,11 +78,11 @@ def commuting_instability(
 
         μ = [x_k' − x_l' + K_kl (g_k − g_l)]/(x_k − x_l),    ω = [x_k' + x_l' + K_kl (g_k + g_l)]/(x_k + x_l),
 
-    with g = c Σ_i r_i a_i, x' = −N g x^(2−2/N) and K of :func:`coupling`: the derivative of Lemma 3 of Arora et
-    al. (2019), by divided differences of matrix powers.  For N = 2, μ = −(g_k + g_l), so that s follows
+    with g = c Σ_i r_i a_i, x' = −N g x^(2−2/N) and K of :func:`coupling`: the derivative of Lemma 3 of Arora
+    et al. (2019), by divided differences of matrix powers.  For N = 2, μ = −(g_k + g_l), so that s follows
     √(x_k x_l).  For N > 2, an eigenvalue l that waits while x_k is of order one, and g_k ≈ 0, has
-    μ ≈ −g_l x_k^(1−2/N) > 0 for a time of order α^−(N−2): growth is exp(const · α^−(N−2)), and rounding errors
-    of a rotated basis Q are enough to leave the trajectory.
+    μ ≈ −g_l x_k^(1−2/N) > 0 for a time of order α^−(N−2): growth is exp(const · α^−(N−2)), and rounding
+    errors of a rotated basis Q are enough to leave the trajectory.
 
     Examples
     --------

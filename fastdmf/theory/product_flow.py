@@ -16,8 +16,8 @@ def coupling(sigma: npt.ArrayLike, tau: npt.ArrayLike, depth: float) -> npt.NDAr
     """K_rs = (σ_r² − τ_s²)/(σ_r^(2/N) − τ_s^(2/N)), and its limit N σ^(2−2/N) where σ_r = τ_s.
 
     The rate at which the entry u_rᵀ W v_s of the product follows −u_rᵀ ∇ℓ(W) v_s: UᵀẆV = −K ∘ (Uᵀ∇ℓV), which
-    is Lemma 3 of Arora et al. (2019) in singular vectors and behind their Corollary 1.  For an integer N it is
-    Σ_j σ_r^(2(j−1)/N) τ_s^(2(N−j)/N).
+    is Lemma 3 of Arora et al. (2019) in singular vectors and behind their Corollary 1.  For an integer N it
+    is Σ_j σ_r^(2(j−1)/N) τ_s^(2(N−j)/N).
 
     Parameters
     ----------
@@ -82,8 +82,10 @@ def balanced_rate(matrix: npt.ArrayLike, gradient: npt.ArrayLike, depth: float) 
     return _balanced_rate(w, g, real_depth(depth, 1.0))
 
 
-def _balanced_rate(w: Array, g: Array, depth: float) -> Array:
+def _balanced_rate(w: Array, g: Array, depth: float, rank: int | None = None) -> Array:
+    """The rate at w, or at the matrix of that rank next to it."""
     left, sigma, right_t = np.linalg.svd(w)
+    sigma[len(sigma) if rank is None else rank :] = 0.0
     n, p = w.shape
     along_rows, along_columns = np.zeros(n), np.zeros(p)
     along_rows[: sigma.size] = along_columns[: sigma.size] = sigma
@@ -220,9 +222,12 @@ def product_flow(
     if np.shape(slope(w)) != w.shape:
         raise ValueError(f"gradient gives shape {np.shape(slope(w))}, but start has shape {w.shape}")
 
+    # The flow keeps the rank from N = 2 on, but is not smooth at matrices of larger rank close by.
+    rank = None if depth < 2 else int(np.linalg.matrix_rank(w))
+
     def rate(_: float, flat: Array) -> Array:
         here = flat.reshape(w.shape)
-        return _balanced_rate(here, np.asarray(slope(here), np.float64), depth).ravel()
+        return _balanced_rate(here, np.asarray(slope(here), np.float64), depth, rank).ravel()
 
     found = solve_ivp(
         rate, (0.0, float(when[-1])), w.ravel(), method="DOP853",

@@ -42,8 +42,8 @@ def singular_paths(products: Iterable[npt.ArrayLike], *, rtol: float = 1e-8) -> 
     products : iterable of (n, p) array_like
         W at successive times, dense enough for vectors to be recognized.
     rtol : float
-        Singular values closer than this to each other, or to zero, relative to the largest of the sample, share
-        a space in which the vectors are chosen to continue those of the neighbouring sample.
+        Singular values closer than this to each other, or to zero, relative to the largest of the sample,
+        share a space in which the vectors are chosen to continue those of the neighbouring sample.
 
     Returns
     -------
@@ -102,6 +102,8 @@ def _continued(before: Sample, now: Sample, rtol: float) -> Sample:
     u_before, _, v_before = before
     u, sigma, v = now
     groups = np.cumsum(np.diff(sigma, prepend=sigma[0]) < -rtol * sigma[0])  # equal numbers share a space
+    rank = int(np.count_nonzero(sigma > rtol * sigma[0]))
+    u, v = _completed(u[:, :rank], u_before), _completed(v[:, :rank], v_before)
     # |Uᵀu| |Vᵀv| of each earlier pair with each space, so that it does not depend on bases within spaces.
     same = groups[:, None] == groups[None, :]
     match = np.sqrt((same @ (u.T @ u_before) ** 2) * (same @ (v.T @ v_before) ** 2))
@@ -118,6 +120,13 @@ def _continued(before: Sample, now: Sample, rtol: float) -> Sample:
         )
         s_new[of] *= signs
     return u_new, s_new, v_new
+
+
+def _completed(vectors: Array, before: Array) -> Array:
+    """``vectors``, and as many from their complement as there were before, as near to those as can be."""
+    rest = before - vectors @ (vectors.T @ before)
+    beyond = np.linalg.svd(rest, full_matrices=False)[0]
+    return np.hstack([vectors, beyond[:, : before.shape[1] - vectors.shape[1]]])
 
 
 def _turned(u_before: Array, v_before: Array, u: Array, v: Array, zero: bool) -> tuple[Array, Array, Array]:
