@@ -151,6 +151,11 @@ def test_a_flow_needs_a_gradient():
         product_flow(np.eye(2), "mean", 2, [1.0])  # type: ignore[arg-type]
 
 
+def test_a_flow_that_runs_away_is_reported():
+    with pytest.raises(RuntimeError, match="not integrated to time 10"):
+        product_flow([[1.0]], lambda w: -(w**3), 1, [10.0])  # x' = x³ explodes at ½
+
+
 # --- the flow of the product ----------------------------------------------------------------------------
 
 
