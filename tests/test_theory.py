@@ -86,6 +86,18 @@ def test_limits_are_exact_to_rounding(depth, alpha):
     np.testing.assert_allclose(x, exact, rtol=1e-13)  # even eigenvalues of 1e-40
 
 
+@pytest.mark.parametrize("depth", [2, 3, 4])
+@pytest.mark.parametrize("alpha", [0.1, 1e-3, 1e-5])
+def test_limits_of_values_of_different_size_and_of_few_eigenvalues(depth, alpha):
+    a, y = np.array([[1, 0, 0.5], [0, 1, 0.5]]), np.array([1.0, 1e-8])
+    exact = limit_in_decimals(a, y, alpha, depth)
+    np.testing.assert_allclose(commuting_limit(a, y, alpha, depth), exact, rtol=1e-12)
+    a, _ = instance()
+    y = a[:, 0] * 1.0  # one eigenvalue for two measurements
+    exact = limit_in_decimals(a, y, alpha, depth)
+    assert np.max(np.abs(commuting_limit(a, y, alpha, depth) - exact)) < 4e-15
+
+
 def test_the_paper_s_optimality_conditions():
     """x is feasible, and its dual coordinates lie in v(0) − range(aᵀ), for more than two measurements."""
     a, y = instance(m=7, d=20, seed=3)

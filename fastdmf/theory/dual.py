@@ -91,8 +91,8 @@ def descend(offsets: Offsets, a: Array, y: Array, depth: float, max_steps: int =
         potential = 0.5 * x ** (2.0 / depth)  # its derivative in v is −x
         while True:
             v_new = offsets.at(length * step)
-            x_new = eigenvalue(v_new, depth)
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore"):  # of steps that are too long
+                x_new = eigenvalue(v_new, depth)
                 # D(ν + step) − D(ν) = bend − length · decrement, each without the cancellation of yᵀν
                 bend = float(np.sum(0.5 * x_new ** (2.0 / depth) - potential + x * (v_new - v)))
             small = decrement < 1e-12 * float(potential.sum())  # bend is rounding
