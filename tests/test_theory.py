@@ -184,6 +184,15 @@ def test_limits_with_fewer_eigenvalues_than_measurements(depth):
         assert np.max(np.abs(a @ x - y)) < 1e-13
 
 
+def test_values_that_rounding_put_beside_the_cone_are_on_it():
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        a = rng.standard_normal((4, 5))
+        y = 1.3 * a[:, 0]  # an edge of the cone, or nearly
+        x = commuting_limit(a, y, 1e-3, 2.5)
+        assert np.max(np.abs(a @ x - y)) < 1e-12
+
+
 def test_dependent_measurements_count_once():
     a, y = instance()
     both = commuting_limit(np.vstack([a, a[0] - 3 * a[1]]), np.append(y, y[0] - 3 * y[1]), 0.1, 3)

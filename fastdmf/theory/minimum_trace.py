@@ -111,9 +111,16 @@ def positive_part(a: Array, y: Array) -> Array:
     rows, unit = _scales(a, y)
     scaled = a / rows
     columns = np.hstack([scaled, scaled, -(y[:, None] / rows / unit)])  # x = t + (x − t)
-    bounds = [(0.0, 1.0)] * d + [(0.0, None)] * d + [(1.0, 1e9)]
     cost = np.concatenate([-np.ones(d), np.zeros(d + 1)])
-    found = _program(cost, columns, np.zeros(len(y)), bounds)
+    for largest in (1e9, 1e6, 1e3):  # where rounding has put y beside the cone, large τ show it
+        bounds = [(0.0, 1.0)] * d + [(0.0, None)] * d + [(1.0, largest)]
+        try:
+            found = _program(cost, columns, np.zeros(len(y)), bounds)
+        except (ValueError, RuntimeError):
+            if largest == 1e3:
+                raise
+        else:
+            break
     return np.asarray(found.x[:d]) > 1e-3
 
 
@@ -129,8 +136,8 @@ def _program(cost: Array, a: Array, y: Array, bounds: object = (0.0, None)) -> O
     for tolerance in (TOLERANCE, 100.0 * TOLERANCE):
         limits = {"primal_feasibility_tolerance": tolerance, "dual_feasibility_tolerance": tolerance}
         found = linprog(cost, A_eq=a, b_eq=y, bounds=bounds, method="highs", options=limits)
-        if found.status in (0, 2):
-            break  # otherwise the solver lost its way, which it does now and then at tight tolerances
+        if found.status == 0:
+            break  # otherwise the solver may have lost its way, which it does where y is beside the cone
     if found.status == 2:
         raise ValueError(
             "values lie outside the cone {a x : x ≥ 0}: no positive semidefinite matrix with these "
