@@ -1,5 +1,6 @@
 """The linear program that commuting flows solve as the start shrinks."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,16 +113,15 @@ def positive_part(a: Array, y: Array) -> Array:
     scaled = a / rows
     columns = np.hstack([scaled, scaled, -(y[:, None] / rows / unit)])  # x = t + (x − t)
     cost = np.concatenate([-np.ones(d), np.zeros(d + 1)])
-    for largest in (1e9, 1e6, 1e3):  # where rounding has put y beside the cone, large τ show it
+
+    def found(largest: float) -> Array:
         bounds = [(0.0, 1.0)] * d + [(0.0, None)] * d + [(1.0, largest)]
-        try:
-            found = _program(cost, columns, np.zeros(len(y)), bounds)
-        except (ValueError, RuntimeError):
-            if largest == 1e3:
-                raise
-        else:
-            break
-    return np.asarray(found.x[:d]) > 1e-3
+        return np.asarray(_program(cost, columns, np.zeros(len(y)), bounds).x[:d]) > 1e-3
+
+    for largest in (1e9, 1e6):  # where rounding has put y beside the cone, large τ show it
+        with suppress(ValueError, RuntimeError):
+            return found(largest)
+    return found(1e3)
 
 
 def _scales(a: Array, y: Array) -> tuple[Array, float]:

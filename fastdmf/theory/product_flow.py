@@ -78,7 +78,7 @@ def balanced_rate(matrix: npt.ArrayLike, gradient: npt.ArrayLike, depth: float) 
     ValueError, TypeError
         For shapes that do not fit, values that are not finite, depth < 1.
     """
-    w, g = _matrix_and_gradient(matrix, gradient)
+    w, g = matrix_and_gradient(matrix, gradient)
     return _balanced_rate(w, g, real_depth(depth, 1.0))
 
 
@@ -119,7 +119,7 @@ def product_rate(
         For factors that do not chain, a gradient of another shape than W, more than one U.
     """
     chain = chained(factors, symmetric)
-    w, g = _matrix_and_gradient(product(chain), gradient)
+    w, g = matrix_and_gradient(product(chain), gradient)
     if symmetric:
         slope = g + g.T
         return -(slope @ w + w @ slope)
@@ -155,7 +155,8 @@ def product(chain: Sequence[Array]) -> Array:
     return w
 
 
-def _matrix_and_gradient(matrix: npt.ArrayLike, gradient: npt.ArrayLike) -> tuple[Array, Array]:
+def matrix_and_gradient(matrix: npt.ArrayLike, gradient: npt.ArrayLike) -> tuple[Array, Array]:
+    """W and ∇ℓ(W), of the same shape."""
     w = real_array("matrix", matrix, ndim=2).astype(np.float64)
     g = real_array("gradient", gradient, ndim=2).astype(np.float64)
     if w.shape != g.shape:

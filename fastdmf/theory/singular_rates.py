@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fastdmf._checks import Array, real_array
-from fastdmf.theory.product_flow import chained, product
+from fastdmf._checks import Array
+from fastdmf.theory.product_flow import chained, matrix_and_gradient, product
 
 #: Singular values closer than this, relative to the largest, count as equal.
 EQUAL = 1e-13
@@ -102,10 +102,7 @@ def _decomposed(
 ) -> tuple[Array, Array, Array, Array, int, float]:
     """U, σ, V of the product, the gradient that acts, the depth N, and how fast the clock runs."""
     chain = chained(factors, symmetric)
-    w = product(chain)
-    g = real_array("gradient", gradient, ndim=2).astype(np.float64)
-    if g.shape != w.shape:
-        raise ValueError(f"gradient has shape {g.shape}, but the product has shape {w.shape}")
+    w, g = matrix_and_gradient(product(chain), gradient)
     left, sigma, right_t = np.linalg.svd(w, full_matrices=False)
     if symmetric:
         g = 0.5 * (g + g.T)
