@@ -29,7 +29,7 @@ from fastdmf.state import State
 from fastdmf.stopping import GradientBelow, LossBelow, MaxSteps, Stalled, Status, TimeLimit
 
 if TYPE_CHECKING:
-    from fastdmf import reference
+    from fastdmf import reference, theory
 
 __all__ = [
     "Balanced",
@@ -66,11 +66,12 @@ __all__ = [
     "reference",
     "run",
     "run_many",
+    "theory",
 ]
 
 
 def __getattr__(name: str) -> ModuleType:
     """The judges need SciPy's solvers, so they load when first asked for."""
-    if name == "reference":
-        return import_module("fastdmf.reference")
+    if name in ("reference", "theory"):
+        return import_module(f"fastdmf.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
