@@ -43,7 +43,7 @@ def test_commuting_flows_end_at_the_limit(basis, factorization, depth, alpha):
     assert str(result.status) == "converged"
     limit = dmf.theory.commuting_limit(problem.eigenvalues, problem.values, alpha, depth)
     found = eigenvalues_of(problem, result.product)
-    np.testing.assert_allclose(found, limit, rtol=0, atol=2e-9 * limit.max())
+    np.testing.assert_allclose(found, limit, rtol=0, atol=1e-10)
     # The default is as good as it promises.
     coarse = dmf.run(problem, factorization=factorization, init=init, stop=dmf.LossBelow(1e-14))
     np.testing.assert_allclose(
