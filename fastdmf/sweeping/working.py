@@ -1,0 +1,131 @@
+"""Handing cells to workers."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from fastdmf.interrupt import Interruption
+from fastdmf.sweeping.cells import Outcome, Trial, compute, reason
+from fastdmf.sweeping.grid import Cell, Grid
+
+#: Seconds after which an interruption is noticed while no cell ends.
+_LOOK_SECONDS = 0.1
+
+#: Cells handed out per process: those that a dying one may take with it.
+_AHEAD = 2
+
+Lines = Generator[tuple[Cell, str], None, None]
+
+
+class Crew:
+    """Calls a trial for cells of a grid until it is interrupted; each way yields cells as they finish."""
+
+    def __init__(self, trial: Trial, grid: Grid, interruption: Interruption) -> None:
+        self._trial, self._grid, self._interruption = trial, grid, interruption
+
+    def on_executor(self, cells: Iterable[Cell], executor: Executor) -> Lines:
+        """On whatever the executor has; cells that are lost with a worker have failed."""
+        for cell, line in self._finished(iter(cells), executor):
+            yield cell, line or self._failed(cell, "its worker died")
+
+    def on_threads(self, cells: Iterable[Cell], workers: int) -> Lines:
+        """On threads of this process."""
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="sweep")
+        try:
+            yield from self.on_executor(cells, pool)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        pool.shutdown()
+
+    def on_processes(self, cells: Iterable[Cell], workers: int) -> Lines:
+        """On processes of this machine; a cell that kills its process has failed, and others go on.
+
+        Which cell it was that killed a process is not known, so those under way are tried again, each alone.
+        """
+        waiting = iter(cells)
+        while True:
+            lost = []
+            with _processes(workers) as pool:
+                for cell, line in self._finished(waiting, pool, workers * _AHEAD):
+                    if line is None:
+                        lost.append(cell)
+                    else:
+                        yield cell, line
+            if not lost:
+                return
+            for cell in lost:
+                with _processes(1) as pool:
+                    yield from self.on_executor([cell], pool)
+
+    def _finished(
+        self, cells: Iterator[Cell], executor: Executor, ahead: float = math.inf
+    ) -> Iterator[tuple[Cell, str | None]]:
+        """Cells with their lines, or with None if their worker died; no further cells are then handed out."""
+        finished: SimpleQueue[Future[str]] = SimpleQueue()
+        running: dict[Future[str], Cell] = {}
+        is_open = True
+        while True:
+            if is_open and self._interruption.requested:
+                is_open = False
+                for future in list(running):
+                    future.cancel()
+            while is_open and len(running) < ahead and finished.empty():
+                cell = next(cells, None)
+                if cell is None:
+                    break
+                try:
+                    future = executor.submit(compute, self._trial, self._grid.arguments(cell))
+                except BrokenExecutor:
+                    is_open = False
+                    yield cell, None
+                    break
+                running[future] = cell
+                future.add_done_callback(finished.put)
+            if not running:
+                return
+            try:
+                future = finished.get(timeout=_LOOK_SECONDS)
+            except Empty:
+                continue
+            cell = running.pop(future)
+            if future.cancelled():
+                continue
+            match future.exception():
+                case None:
+                    yield cell, future.result()
+                case KeyboardInterrupt():
+                    self._interruption.request()
+                case BrokenExecutor():
+                    is_open = False
+                    yield cell, None
+                case error:
+                    yield cell, self._failed(cell, reason(error))
+
+    def _failed(self, cell: Cell, error: str) -> str:
+        return Outcome(self._grid.arguments(cell), error, math.nan, {}).line()
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[Any]:
+    """Worker processes: loky's start without running the user's script again, and take any function."""
+    from loky import ProcessPoolExecutor
+
+    pool = ProcessPoolExecutor(workers, initializer=_ignore_interrupts)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, kill_workers=True)
+        raise
+    pool.shutdown()
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches all processes of a terminal; the one that leads the sweep answers it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
