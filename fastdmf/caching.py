@@ -87,14 +87,14 @@ class _Cached(Generic[P, T]):
         self._folder.mkdir(exist_ok=True)
         lock = path.with_suffix(".lock")
         with FileLock(lock):
-            if (found := _read(path)) is not None:  # by whom we waited for
-                return found[0]
-            value = self.__wrapped__(*args, **kwargs)
-            with written_beside(path) as partial:
-                partial.write_bytes(pickle.dumps((value,)))
+            found = _read(path)  # somebody may just have written it
+            if found is None:
+                found = (self.__wrapped__(*args, **kwargs),)
+                with written_beside(path) as partial:
+                    partial.write_bytes(pickle.dumps(found))
             with suppress(OSError):  # some systems keep what is open
                 lock.unlink()
-        return value
+        return found[0]
 
     def _key(self, *args: Any, **kwargs: Any) -> str:
         """SHA-256 of what determines the value."""

@@ -48,7 +48,8 @@ class Variable:
 def variables_of(outcome: object, grid_names: Collection[str]) -> dict[str, Variable]:
     """The variables of a cell from what its trial returned; TypeError or ValueError if it is unusable."""
     if isinstance(outcome, Result):
-        outcome = {name: getattr(outcome, name) for name in _OF_A_RESULT}
+        own = [name for name in _OF_A_RESULT if name != "seed" or name not in grid_names]
+        outcome = {name: getattr(outcome, name) for name in own}
     if not isinstance(outcome, Mapping):
         raise TypeError(
             f"the trial returned {type(outcome).__name__}, not a Result or a mapping of names to numbers, "

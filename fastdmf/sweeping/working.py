@@ -50,19 +50,23 @@ class Crew:
         Which cell it was that killed a process is not known, so those under way are tried again, each alone.
         """
         waiting = iter(cells)
-        while True:
-            lost = []
-            with _processes(workers) as pool:
-                for cell, line in self._finished(waiting, pool, workers * _AHEAD):
-                    if line is None:
-                        lost.append(cell)
-                    else:
-                        yield cell, line
-            if not lost:
-                return
-            for cell in lost:
-                with _processes(1) as pool:
-                    yield from self.on_executor([cell], pool)
+        while lost := (yield from self._on_pool(waiting, workers, workers * _AHEAD)):
+            again = iter(lost)
+            while dead := (yield from self._on_pool(again, 1, 1)):
+                yield dead[0], self._failed(dead[0], "its worker died")
+
+    def _on_pool(
+        self, cells: Iterator[Cell], workers: int, ahead: int
+    ) -> Generator[tuple[Cell, str], None, list[Cell]]:
+        """On new processes, until one of them dies; the answer is what was lost with it."""
+        lost = []
+        with _processes(workers) as pool:
+            for cell, line in self._finished(cells, pool, ahead):
+                if line is None:
+                    lost.append(cell)
+                else:
+                    yield cell, line
+        return lost
 
     def _finished(
         self, cells: Iterator[Cell], executor: Executor, ahead: float = math.inf
