@@ -22,8 +22,8 @@ def describe(value: Any, unknown: Callable[[Any], str] | None = None) -> str:
         case np.ndarray() if not value.dtype.hasobject:
             sha = hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()
             return f"array({value.shape}, {value.dtype}, {sha})"
-        case bool():
-            return repr(value)
+        case bool() | np.bool_():
+            return repr(bool(value))
         case int() | np.integer():
             return repr(int(value))
         case float() | np.floating():

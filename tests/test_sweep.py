@@ -309,6 +309,16 @@ def test_a_failed_cell_says_why_and_others_go_on():
     assert ds.cell_error.values[1, 0] == f"LookupError: no such thing (test_sweep.py, line {line})"
 
 
+def test_reasons_that_no_file_can_hold_are_escaped(tmp_path):
+    def trial(x):
+        raise ValueError("a\0b\udcff")
+
+    with pytest.warns(RuntimeWarning, match="1 of 1 cells failed"):
+        ds = dmf.sweep(trial, {"x": [1]}, path=tmp_path / "x.nc")
+    assert ds.cell_error.item().startswith(r"ValueError: a\0b\udcff (")
+    assert_same(ds, xr.load_dataset(tmp_path / "x.nc"))
+
+
 def test_when_all_cells_fail_their_reasons_are_returned(tmp_path):
     path = tmp_path / "x.nc"
     with pytest.warns(RuntimeWarning, match=r"2 of 2 cells failed"):
@@ -330,7 +340,11 @@ def test_when_all_cells_fail_their_reasons_are_returned(tmp_path):
         ({"a": xr.DataArray([1], dims="x")}, "a has a dimension named 'x'"),
         ({"a": object()}, "a must be a number, a string or an array of those, not object"),
         ({"a": 1j}, "not complex"),
-        ({"a": [1, "b", None]}, "a must be a number"),
+        ({"a": np.array([1, "b", None])}, "a must be a number"),
+        ({"a": 2**70}, "a must be a number"),
+        ({"a/b": 1}, "value or dimension named 'a/b'"),
+        ({"a": xr.DataArray([1], dims="")}, "value or dimension named ''"),
+        ({"a": "b\0c"}, "a holds a string that no file allows"),
     ],
 )
 def test_what_cannot_be_kept_fails_its_cell_alone(value, why):
@@ -576,17 +590,17 @@ def test_what_a_trial_uses_from_around_it(name, value, said, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("trial", "grid", "said"),
     [
-        (total, {"y": [1]}, "trial = closing_over.<locals>.<lambda> .*, not total"),
+        (functools.partial(total, 1), {"y": [1]}, "trial = closing_over.<locals>.<lambda> .*, not total"),
         (closing_over(3), {"x": [1]}, "value = 2, not 3"),
         (closing_over(2), {"x": [2]}, "also holds x = 1; a grid may be extended"),
         (functools.partial(closing_over(2)), {"x": [1]}, "trial's arguments = not used"),
     ],
 )
-def test_files_of_other_sweeps_are_refused(trial, grid, said, tmp_path, monkeypatch):
+def test_files_of_other_sweeps_are_refused(trial, grid, said, tmp_path):
     path = tmp_path / "x.nc"
     dmf.sweep(closing_over(2), {"x": [1]}, path=path)
     with pytest.raises(ValueError, match=said):
-        dmf.sweep(trial if trial is not total else functools.partial(total, 1), grid, path=path)
+        dmf.sweep(trial, grid, path=path)
 
 
 def test_files_with_other_dimensions_are_refused(tmp_path):

@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any, Self
 
 from fastdmf.interrupt import Interruption
-from fastdmf.sweeping.variables import Variable, variables_of
+from fastdmf.sweeping.variables import Variable, variables_of, writable
 
 Trial = Callable[..., Any]
 
@@ -89,7 +89,7 @@ def _compute(trial: Trial, arguments: Mapping[str, Any]) -> str:
 
 def reason(error: BaseException) -> str:
     """What was raised, in one line."""
-    return f"{type(error).__name__}: {error}"
+    return writable(f"{type(error).__name__}: {error}")
 
 
 def _place(error: BaseException) -> str:

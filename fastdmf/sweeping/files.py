@@ -123,11 +123,12 @@ class File(Memory):
     def append(self, cell: Cell, line: str) -> None:
         super().append(cell, line)
         if self._opened is None:
-            self._opened = open(self._journal, "ab", buffering=0)  # noqa: SIM115
+            self._opened = open(self._journal, "ab")  # noqa: SIM115
             # The first newline ends what a kill has torn.
             self._opened.write(b"\n" + _checked(self._header({__version__})))
             self.versions.add(__version__)
         self._opened.write(_checked(line))
+        self._opened.flush()
         if monotonic() > self._next_sync:
             os.fsync(self._opened.fileno())
             self._next_sync = monotonic() + _SYNC_SECONDS

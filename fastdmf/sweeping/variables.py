@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -60,6 +61,9 @@ def variables_of(outcome: object, grid_names: Collection[str]) -> dict[str, Vari
         if not isinstance(name, str):
             raise TypeError(f"the trial returned a value named {name!r}; names must be strings")
         variables[name] = _variable(name, value)
+        for own in (name, *variables[name].dims):
+            if not re.fullmatch(r"\w([^/\x00-\x1f]*[^/\x00-\x20])?", own):
+                raise ValueError(f"the trial returned a value or dimension named {own!r}, as no file allows")
     taken = {*grid_names, *OWN, *(dim for variable in variables.values() for dim in variable.dims)}
     for name, variable in variables.items():
         if name in taken:
@@ -91,7 +95,14 @@ def _usable(name: str, value: Any) -> Array:
             f"{name} must be a number, a string or an array of those, not {type(value).__name__} of "
             f"{array.dtype}"
         )
+    if array.dtype.kind == "U" and any(x != writable(x) for x in array.ravel().tolist()):
+        raise ValueError(f"{name} holds a string that no file allows: {value!r}")
     return array
+
+
+def writable(text: str) -> str:
+    """The text, with escapes for what netCDF cannot hold."""
+    return text.encode("utf8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def _plain(array: Array) -> Array:

@@ -17,6 +17,9 @@ from fastdmf.sweeping.grid import Cell, Grid
 #: Seconds after which an interruption is noticed while no cell ends.
 _LOOK_SECONDS = 0.1
 
+#: Seconds after which an idle process ends: those whose sweep was killed do not learn of it otherwise.
+_IDLE_SECONDS = 10.0
+
 #: Cells handed out per process: those that a dying one may take with it.
 _AHEAD = 2
 
@@ -121,7 +124,7 @@ def _processes(workers: int) -> Iterator[Any]:
     """Worker processes: loky's start without running the user's script again, and take any function."""
     from loky import ProcessPoolExecutor
 
-    pool = ProcessPoolExecutor(workers, initializer=_ignore_interrupts)
+    pool = ProcessPoolExecutor(workers, timeout=_IDLE_SECONDS, initializer=_ignore_interrupts)
     try:
         yield pool
     except BaseException:
