@@ -82,9 +82,12 @@ def sweep(
 
     Notes
     -----
-    Ctrl-C (and SIGTERM, with a ``path``) lets the cells under way finish and returns the dataset with the
-    others missing; the second Ctrl-C raises KeyboardInterrupt at once.  In both cases the file keeps what was
-    finished.
+    Ctrl-C (and SIGTERM, with a ``path``) lets the cells under way finish (Dask gives them up) and returns the
+    dataset with the others missing; the second Ctrl-C raises KeyboardInterrupt at once, though Python ends no
+    thread before its cell.  In both cases the file keeps what was finished.
+
+    What the sweep adds is about 0.1 ms for a cell on threads, and milliseconds elsewhere: let the cells of
+    other executors take longer, or do several things in one.
 
     A file belongs to the code of the trial, to the values it closes over and the globals it uses, and to the
     functions of its own module that it calls, as they are when the sweep begins.

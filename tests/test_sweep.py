@@ -542,6 +542,9 @@ def uses_much(x, power=2):
     return {"y": [helper(x) ** power * scale for scale in SCALES], "m": PROBLEM.values.size}
 
 
+size = 3  # which the trial does not use: it has an attribute of this name
+
+
 def closing_over(value):
     return lambda x: {"y": value}
 
@@ -563,6 +566,23 @@ def helpless(x):
     return {"y": x}
 
 
+def factorial(x):
+    return {"y": x * factorial(x - 1)["y"] if x else 1}
+
+
+def test_trials_may_call_themselves_and_name_what_comes_later(tmp_path):
+    def trial(x):
+        return later(x) if x > 5 else {"y": (lambda n: trial)(x).__name__}
+
+    ds = dmf.sweep(trial, {"x": [1]}, path=tmp_path / "x.nc")
+
+    def later(x):
+        return ds
+
+    assert ds.y.item() == "trial"
+    assert dmf.sweep(factorial, {"x": [4]}).y.item() == 24
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
@@ -578,6 +598,8 @@ def helpless(x):
 )
 def test_what_a_trial_uses_from_around_it(name, value, said, tmp_path, monkeypatch):
     path = tmp_path / "x.nc"
+    dmf.sweep(uses_much, {"x": [1]}, path=path)
+    monkeypatch.setitem(globals(), "size", 4)
     dmf.sweep(uses_much, {"x": [1]}, path=path)
     monkeypatch.setitem(globals(), name, value)
     before = path.read_bytes()

@@ -1,8 +1,10 @@
 """What a trial computes, as text, by which a file knows whether it holds the cells of that trial."""
 
+import dis
 import functools
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -49,8 +51,9 @@ def _follow(function: FunctionType, found: dict[str, str], owner: str = "") -> N
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.default is not parameter.empty
     }
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    around |= {f"{owner}{name}": cell.cell_contents for name, cell in cells}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # a name that has no value yet
+            around[f"{owner}{name}"] = cell.cell_contents
     for name in _global_names(function.__code__):
         if name in function.__globals__:
             around.setdefault(name, function.__globals__[name])
@@ -68,9 +71,10 @@ def _follow(function: FunctionType, found: dict[str, str], owner: str = "") -> N
 
 
 def _global_names(code: CodeType) -> list[str]:
-    """Names that the code, or a function or comprehension inside it, looks up; attributes are among them."""
+    """Global names that the code, or a function or comprehension inside it, looks up."""
+    own = [step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"]
     inner = [name for x in code.co_consts if isinstance(x, CodeType) for name in _global_names(x)]
-    return list(dict.fromkeys([*code.co_names, *inner]))
+    return list(dict.fromkeys([*own, *inner]))
 
 
 def _known_by_name(value: Any) -> str:
