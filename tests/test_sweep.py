@@ -128,6 +128,7 @@ def returned(k):
         "text": "x" * k,
         "status": dmf.Status.CONVERGED,
         "none": None,
+        "some": None if k == 1 else ["a", "b"],
         "vector": np.arange(k),
         "matrix": np.full((k, 2), k * 1.0),
         "words": ["a", "bc"],
@@ -144,7 +145,8 @@ def test_whatever_a_trial_returns(tmp_path):
     assert ds.flag.values.tolist() == [True, False]
     assert ds.text.values.tolist() == ["xx", "x"]
     assert ds.status.values.tolist() == ["converged"] * 2
-    assert ds.none.isnull().all()
+    assert "none" not in ds
+    assert ds.some.values.tolist() == [["a", "b"], ["", ""]]
     assert ds.vector.dims == ("k", "vector_1")
     np.testing.assert_array_equal(ds.vector, [[0, 1], [0, np.nan]])
     assert ds.matrix.dims == ("k", "matrix_1", "matrix_2")

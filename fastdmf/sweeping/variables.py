@@ -60,6 +60,8 @@ def variables_of(outcome: object, grid_names: Collection[str]) -> dict[str, Vari
     for name, value in outcome.items():
         if not isinstance(name, str):
             raise TypeError(f"the trial returned a value named {name!r}; names must be strings")
+        if value is None:
+            continue
         variables[name] = _variable(name, value)
         for own in (name, *variables[name].dims):
             if not re.fullmatch(r"\w([^/\x00-\x1f]*[^/\x00-\x20])?", own):
@@ -85,8 +87,6 @@ def _variable(name: str, value: Any) -> Variable:
 
 
 def _usable(name: str, value: Any) -> Array:
-    if value is None:
-        return np.array(np.nan)
     if np.ma.is_masked(value):
         value = np.ma.filled(np.ma.asarray(value, dtype=np.float64), np.nan)
     array = _plain(np.asarray(str(value) if isinstance(value, str) else value))
