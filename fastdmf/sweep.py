@@ -122,7 +122,7 @@ def sweep(
     with kept, Interruption(terminate=path is not None) as interruption:
         outcomes = {cell: Outcome.of_line(line) for cell, line in kept.lines.items()}
         todo = [cell for cell in cells.cells() if cell not in outcomes or outcomes[cell].error]
-        crew = Crew(trial, cells, interruption)
+        crew = Crew(trial, cells, interruption, kept.append)
         if executor is not None:
             lines = crew.on_executor(todo, executor)
         elif backend == "threads":
@@ -131,7 +131,6 @@ def sweep(
             lines = crew.on_processes(todo, workers)
         with closing(lines), _bar(progress, cells.size, cells.size - len(todo)) as show:
             for cell, line in lines:
-                kept.append(cell, line)
                 outcomes[cell] = Outcome.of_line(line)
                 show(outcomes[cell])
         dataset = assemble(cells, outcomes, _attributes(about, kept))

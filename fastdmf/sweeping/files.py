@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -55,7 +56,7 @@ class Memory:
         pass
 
     def append(self, cell: Cell, line: str) -> None:
-        """Keep a finished cell."""
+        """Keep a finished cell; called from any thread."""
         self.lines[cell] = line
 
     def fold(self, dataset: xr.Dataset) -> None:
@@ -91,6 +92,7 @@ class File(Memory):
         self._journal = self._path.with_name(self._path.name + ".cells")
         self._opened: BinaryIO | None = None
         self._next_sync = 0.0
+        self._appending, self._is_closed = threading.Lock(), False
 
     def __enter__(self) -> Self:
         from filelock import FileLock, Timeout
@@ -110,9 +112,11 @@ class File(Memory):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._opened is not None:
-            os.fsync(self._opened.fileno())
-            self._opened.close()
+        with self._appending:
+            self._is_closed = True
+            if self._opened is not None:
+                os.fsync(self._opened.fileno())
+                self._opened.close()
         self._release()
 
     def _release(self) -> None:
@@ -121,17 +125,22 @@ class File(Memory):
         self._lock.release()
 
     def append(self, cell: Cell, line: str) -> None:
-        super().append(cell, line)
-        if self._opened is None:
-            self._opened = open(self._journal, "ab")  # noqa: SIM115
-            # The first newline ends what a kill has torn.
-            self._opened.write(b"\n" + _checked(self._header({__version__})))
-            self.versions.add(__version__)
-        self._opened.write(_checked(line))
-        self._opened.flush()
-        if monotonic() > self._next_sync:
-            os.fsync(self._opened.fileno())
-            self._next_sync = monotonic() + _SYNC_SECONDS
+        with self._appending:
+            if (
+                self._is_closed
+            ):  # the second Ctrl-C has ended the sweep, but not the thread that computed this
+                return
+            super().append(cell, line)
+            if self._opened is None:
+                self._opened = open(self._journal, "ab")  # noqa: SIM115
+                # The first newline ends what a kill has torn.
+                self._opened.write(b"\n" + _checked(self._header({__version__})))
+                self.versions.add(__version__)
+            self._opened.write(_checked(line))
+            self._opened.flush()
+            if monotonic() > self._next_sync:
+                os.fsync(self._opened.fileno())
+                self._next_sync = monotonic() + _SYNC_SECONDS
 
     def fold(self, dataset: xr.Dataset) -> None:
         import xarray as xr

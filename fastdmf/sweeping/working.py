@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -27,15 +28,20 @@ Lines = Generator[tuple[Cell, str], None, None]
 
 
 class Crew:
-    """Calls a trial for cells of a grid until it is interrupted; each way yields cells as they finish."""
+    """Calls a trial for cells of a grid until it is interrupted; each way yields cells as they finish.
 
-    def __init__(self, trial: Trial, grid: Grid, interruption: Interruption) -> None:
-        self._trial, self._grid, self._interruption = trial, grid, interruption
+    Before, and before their worker turns to another cell if it is a thread, ``keep`` has got them.
+    """
+
+    def __init__(
+        self, trial: Trial, grid: Grid, interruption: Interruption, keep: Callable[[Cell, str], None]
+    ) -> None:
+        self._trial, self._grid, self._interruption, self._keep = trial, grid, interruption, keep
 
     def on_executor(self, cells: Iterable[Cell], executor: Executor) -> Lines:
         """On whatever the executor has; cells that are lost with a worker have failed."""
         for cell, line in self._finished(iter(cells), executor):
-            yield cell, line or self._failed(cell, "its worker died")
+            yield cell, line or self._died(cell)
 
     def on_threads(self, cells: Iterable[Cell], workers: int) -> Lines:
         """On threads of this process."""
@@ -56,7 +62,7 @@ class Crew:
         while lost := (yield from self._on_pool(waiting, workers, workers * _AHEAD)):
             again = iter(lost)
             while dead := (yield from self._on_pool(again, 1, 1)):
-                yield dead[0], self._failed(dead[0], "its worker died")
+                yield dead[0], self._died(dead[0])
 
     def _on_pool(
         self, cells: Iterator[Cell], workers: int, ahead: int
@@ -75,7 +81,7 @@ class Crew:
         self, cells: Iterator[Cell], executor: Executor, ahead: float = math.inf
     ) -> Iterator[tuple[Cell, str | None]]:
         """Cells with their lines, or with None if their worker died; no further cells are then handed out."""
-        finished: SimpleQueue[Future[str]] = SimpleQueue()
+        finished: SimpleQueue[tuple[Future[str], str | BaseException | None]] = SimpleQueue()
         running: dict[Future[str], Cell] = {}
         is_open = True
         while True:
@@ -94,26 +100,48 @@ class Crew:
                     yield cell, None
                     break
                 running[future] = cell
-                future.add_done_callback(finished.put)
+                future.add_done_callback(partial(self._note, cell, finished))
             if not running:
                 return
             try:
-                future = finished.get(timeout=_LOOK_SECONDS)
+                future, line = finished.get(timeout=_LOOK_SECONDS)
             except Empty:
                 continue
             cell = running.pop(future)
-            if future.cancelled():
-                continue
-            match future.exception():
-                case None:
-                    yield cell, future.result()
+            match line:
+                case str():
+                    yield cell, line
                 case KeyboardInterrupt():
                     self._interruption.request()
                 case BrokenExecutor():
                     is_open = False
                     yield cell, None
+                case BaseException():  # it could not be kept
+                    raise line
+
+    def _note(self, cell: Cell, finished: SimpleQueue[Any], future: Future[str]) -> None:
+        """Keep a finished cell, and pass on its line; or None, or what stands in the way."""
+        line: str | BaseException | None = None
+        if not future.cancelled():
+            match future.exception():
+                case None:
+                    line = future.result()
+                case KeyboardInterrupt() | BrokenExecutor() as error:
+                    line = error
                 case error:
-                    yield cell, self._failed(cell, reason(error))
+                    line = self._failed(cell, reason(error))
+        try:
+            if isinstance(line, str):
+                self._keep(cell, line)
+        except Exception as error:
+            line = error
+        finished.put((future, line))
+
+    def _died(self, cell: Cell) -> str:
+        """The line of a cell whose worker died, which is kept here."""
+        line = self._failed(cell, "its worker died")
+        self._keep(cell, line)
+        return line
 
     def _failed(self, cell: Cell, error: str) -> str:
         return Outcome(self._grid.arguments(cell), error, math.nan, {}).line()
