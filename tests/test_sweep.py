@@ -516,6 +516,16 @@ def test_killed_five_times_at_random_nothing_is_lost_or_computed_again(tmp_path)
     assert set(ds.cell_status.values.ravel()) == {"done"}
 
 
+@pytest.mark.parametrize("backend", ["threads", "processes"])
+def test_what_cannot_be_written_ends_the_sweep(backend, tmp_path, monkeypatch):
+    def full(self, cell, line):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(File, "append", full)
+    with pytest.raises(OSError, match="no space left"):
+        dmf.sweep(lambda x: {"y": x}, {"x": range(4)}, path=tmp_path / "x.nc", backend=backend)
+
+
 def test_a_file_is_written_by_one_sweep_at_a_time(tmp_path):
     path = tmp_path / "x.nc"
     refusals = []

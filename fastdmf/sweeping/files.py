@@ -126,9 +126,7 @@ class File(Memory):
 
     def append(self, cell: Cell, line: str) -> None:
         with self._appending:
-            if (
-                self._is_closed
-            ):  # the second Ctrl-C has ended the sweep, but not the thread that computed this
+            if self._is_closed:  # the second Ctrl-C has ended the sweep, but not the thread of this cell
                 return
             super().append(cell, line)
             if self._opened is None:
