@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from fastdmf import datasets, metrics, plot
 from fastdmf._version import __version__
+from fastdmf.caching import cached
 from fastdmf.checkpoint import Checkpoint
 from fastdmf.factorizations import Product, Symmetric
 from fastdmf.initializers import Balanced, Factors, FromProduct, Gaussian, Identity, Orthogonal, Uniform
@@ -27,6 +28,7 @@ from fastdmf.run import run
 from fastdmf.run_many import run_many
 from fastdmf.state import State
 from fastdmf.stopping import GradientBelow, LossBelow, MaxSteps, Stalled, Status, TimeLimit
+from fastdmf.sweep import sweep
 
 if TYPE_CHECKING:
     from fastdmf import reference, theory
@@ -59,6 +61,7 @@ __all__ = [
     "TimeLimit",
     "Uniform",
     "__version__",
+    "cached",
     "datasets",
     "loss_and_gradients",
     "metrics",
@@ -66,6 +69,7 @@ __all__ = [
     "reference",
     "run",
     "run_many",
+    "sweep",
     "theory",
 ]
 

@@ -3,7 +3,8 @@
 import json
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,17 @@ _HEADER = "header"
 
 def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
     """Write a file so that at every moment ``path`` is absent, the old file, or the new one, whole."""
+    with written_beside(path) as partial, open(partial, "wb") as file:
+        np.savez(file, allow_pickle=False, **{_HEADER: np.array(json.dumps(header))}, **arrays)
+
+
+@contextmanager
+def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Another path to write to: its file takes the place of ``path`` when it is whole and on the disk."""
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        np.savez(file, allow_pickle=False, **{_HEADER: np.array(json.dumps(header))}, **arrays)
-        file.flush()
+    yield partial
+    with open(partial, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
 

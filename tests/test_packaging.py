@@ -22,7 +22,7 @@ SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
 #: Everything that `import fastdmf` has no business loading.
 HEAVY = (
     "numba", "llvmlite", "scipy", "xarray", "pandas", "h5netcdf", "matplotlib", "cvxpy", "pooch", "requests",
-    "typer", "tqdm", "threadpoolctl", "cupy", "dask",
+    "typer", "tqdm", "threadpoolctl", "cupy", "dask", "loky", "filelock",
 )  # fmt: skip
 
 

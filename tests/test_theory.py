@@ -19,10 +19,10 @@ def instance(m=2, d=6, seed=0):
 def limit_in_decimals(a, y, alpha, depth, guess):
     """The minimizer of Σ x log(x/α²) − x, or Σ x − (N/2) α^(N−2) x^(2/N), over a x = y, for two measurements.
 
-    Newton's method on the dual, halving steps that leave the domain or overshoot, in 60 digits.
+    Newton's method on the dual, halving steps that leave the domain or overshoot, in 150 digits.
     """
     with localcontext() as context:
-        context.prec = 60
+        context.prec = 150
         a = [[Decimal(float(v)) for v in row] for row in a]
         y = [Decimal(float(v)) for v in y]
         alpha, n = Decimal(float(alpha)), Decimal(float(depth))
