@@ -34,16 +34,8 @@ def lower_bound(values: Array, dual: Array, dual_norm: float) -> tuple[float, Ar
     return float(values @ scaled), scaled
 
 
-def feasible_matrix(operator: Measurements, penalty: Penalty, point: Shrunk, values: Array) -> Array | None:
-    """A matrix near ``point`` with Â(W) = ŷ to rounding; for ``psd`` None if Gauss–Newton finds none."""
-    if not penalty.psd:
-        matrix = point.matrix
-        return matrix - operator.adjoint(operator.measure(matrix) - values)
-    return _feasible_psd(operator, point, values)
-
-
-def _feasible_psd(operator: Measurements, point: Shrunk, values: Array, rounds: int = 40) -> Array | None:
-    """X = U Uᵀ with Â(X) = ŷ: minimum-norm Gauss–Newton steps on U."""
+def feasible_psd(operator: Measurements, point: Shrunk, values: Array, rounds: int = 40) -> Array | None:
+    """X = U Uᵀ near ``point`` with Â(X) = ŷ: minimum-norm Gauss–Newton steps on U; None if they fail."""
     u = point.left * np.sqrt(point.values)
     size = max(float(np.linalg.norm(values)), 1e-300)
     before = np.inf

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from fastdmf._checks import Array, count, one_of, positive, real_array
 from fastdmf.problems import Completion, Problem
 from fastdmf.reference import convex, low_rank, splitting
-from fastdmf.reference.certificates import certify, feasible_matrix
+from fastdmf.reference.certificates import certify, feasible_psd
 from fastdmf.reference.operators import Measurements, orthonormal
 from fastdmf.reference.outcome import Minimum, Status, Uniqueness
 from fastdmf.reference.spectral import NuclearNorm, Penalty, TraceOfPsd
@@ -125,9 +125,11 @@ def _start(problem: Problem, init: Any, psd: bool) -> splitting.Start | None:
 
 def _made_feasible(operator: Measurements, penalty: Penalty, matrix: Array) -> Array | None:
     """A matrix near another one that satisfies its measurements to rounding; None if none was found."""
+    if not penalty.psd:
+        return matrix - operator.adjoint(operator.measure(matrix) - operator.values)
     size = float(np.linalg.norm(matrix, 2))
     for threshold in (1e-8, 1e-6, 1e-4):  # of what an interior point leaves where there should be zeros
-        point = feasible_matrix(operator, penalty, penalty.shrink(matrix, threshold * size), operator.values)
+        point = feasible_psd(operator, penalty.shrink(matrix, threshold * size), operator.values)
         if point is not None:
             return point
     return None
