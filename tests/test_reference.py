@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -61,9 +62,10 @@ def check_certificate(problem, best, psd, rounding=1e-14):
         assert np.linalg.svd(y, compute_uv=False)[0] <= 1 + rounding
         upper = np.linalg.svd(best.matrix, compute_uv=False).sum()
     lower = problem.values.astype(float) @ best.dual
+    rounded = 1e-13 + 1e-15 * (np.abs(problem.values) @ np.abs(best.dual)) / lower
     assert best.upper == pytest.approx(upper, rel=1e-13)
-    assert best.lower == pytest.approx(lower, rel=1e-13)
-    assert best.gap == pytest.approx(max(upper - lower, 0) / lower, abs=1e-13)
+    assert best.lower == pytest.approx(lower, rel=rounded)
+    assert best.gap == pytest.approx(max(upper - lower, 0) / lower, abs=rounded)
     assert best.violation == pytest.approx(
         np.max(np.abs(operator.measure(best.matrix) - problem.values)), abs=1e-14 * best.upper
     )
@@ -87,6 +89,37 @@ def test_certificate_and_second_opinion(make, psd):
     assert other.upper == pytest.approx(best.upper, rel=1e-6)
     if best.unique == Uniqueness.UNIQUE:
         np.testing.assert_allclose(best.matrix, other.matrix, atol=1e-4 * np.abs(best.matrix).max())
+
+
+@pytest.mark.parametrize(("make", "psd"), CASES)
+@pytest.mark.parametrize("solver", ["splitting", "cvxpy"])
+def test_the_lower_bound_holds_in_exact_arithmetic(make, psd, solver):
+    problem: Any = make()
+    best = min_nuclear_norm(problem, psd, solver=solver)
+    y, dual = map(fractions, (problem.values, best.dual))
+    assert Fraction(best.lower) <= y @ dual
+    if isinstance(problem, dmf.Completion):
+        adjoint = fractions(problem.adjoint(best.dual))
+    else:
+        matrices = problem.matrices.toarray() if problem.is_sparse else problem.matrices
+        adjoint = (dual @ fractions(matrices.reshape(dual.size, -1))).reshape(problem.shape)
+    if psd:
+        assert is_positive_definite(fractions(np.eye(len(adjoint))) - (adjoint + adjoint.T) / 2)
+    else:
+        assert is_positive_definite(fractions(np.eye(len(adjoint))) - adjoint @ adjoint.T)
+
+
+def fractions(array):
+    return np.vectorize(Fraction, otypes=[object])(np.asarray(array, float))
+
+
+def is_positive_definite(matrix):
+    """By exact elimination."""
+    if matrix[0, 0] <= 0:
+        return False
+    if len(matrix) == 1:
+        return True
+    return is_positive_definite(matrix[1:, 1:] - np.outer(matrix[1:, 0], matrix[0, 1:]) / matrix[0, 0])
 
 
 @pytest.mark.parametrize("m", [1000, 2500])
@@ -223,7 +256,7 @@ def test_no_positive_semidefinite_matrix_fits(rows, cols, values):
 
 
 def test_dependent_and_nearly_dependent_measurements():
-    planted = dmf.Sensing.gaussian((12, 12), 1, 60, symmetric=False, seed=2)
+    planted: Any = dmf.Sensing.gaussian((12, 12), 1, 60, symmetric=False, seed=2)
     matrices = np.array(planted.matrices)
     matrices[5] = matrices[6] + matrices[7]
     matrices[8] = matrices[9] + 1e-6 * matrices[8]

@@ -1,20 +1,26 @@
 """Bounds that hold whatever the solver did, and what they say about the optimum.
 
 Lower bounds are weak duality: yᵀλ ≤ ‖W‖_* for every W with A(W) = y, once ‖A*(λ)‖ ≤ 1.  Upper bounds are the
-norms of matrices that satisfy A(W) = y to rounding.
+norms of matrices that satisfy A(W) = y to rounding.  While a solver runs they are taken as computed;
+`certify` recomputes them from the problem, and there the lower bound allows for every rounding error.
 """
+
+import math
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, lsmr
 
 from fastdmf._checks import Array
-from fastdmf.problems import Problem
-from fastdmf.reference.operators import Measurements
+from fastdmf.problems import Problem, Sensing
+from fastdmf.reference.operators import Measurements, as_rows, row_norms
 from fastdmf.reference.outcome import Minimum, Status, Uniqueness, relative_gap
 from fastdmf.reference.spectral import Penalty, Shrunk
 
-#: A dual vector is shortened by this fraction beyond ‖A*(λ)‖ = 1, so that rounding cannot lengthen it again.
-MARGIN = 16 * np.finfo(np.float64).eps
+EPS = float(np.finfo(np.float64).eps)
+#: With a lower bound so many times the norm of the least-squares solution nothing is taken for feasible.
+FARKAS = 1e8
+#: Singular values of W below this fraction of the largest count as zero.
+LEAST = 1e-10
 #: Singular values of A*(λ) this close to 1 may belong to the face of optimal matrices …
 FACE = 1e-4
 #: … and these certainly do.
@@ -30,7 +36,7 @@ def lower_bound(values: Array, dual: Array, dual_norm: float) -> tuple[float, Ar
         return 0.0, np.zeros_like(dual)
     if dual_norm <= 0.0:
         return float("inf"), dual
-    scaled = dual / (dual_norm * (1.0 + MARGIN))
+    scaled = dual / dual_norm
     return float(values @ scaled), scaled
 
 
@@ -75,30 +81,78 @@ def certify(
     feasible: bool,
     iterations: int,
     status: Status,
+    tol: float,
 ) -> Minimum:
     """The result for a primal and a dual point, with everything recomputed from the problem itself.
 
-    ``feasible`` says that the matrix satisfies its measurements to rounding.
+    ``feasible`` says that the matrix satisfies its measurements to rounding.  A status that claims more than
+    the recomputed bounds show becomes "stalled".
     """
     y = problem.values.astype(np.float64)
-    adjoint = problem.adjoint(dual).astype(np.float64)
-    if penalty.psd:
-        adjoint = 0.5 * (adjoint + adjoint.T)
-    size = penalty.dual_norm(adjoint)
-    sigma = np.linalg.svd(matrix, compute_uv=False)
-    if status is Status.INFEASIBLE:
-        lower, upper = float("inf"), float("inf")
-    else:
-        lower, dual = lower_bound(y, dual, size)
-        adjoint = adjoint / (size * (1.0 + MARGIN)) if lower > 0 else np.zeros_like(adjoint)
-        upper = float(np.trace(matrix) if penalty.psd else sigma.sum()) if feasible else float("inf")
-    gap = relative_gap(upper, lower)
-    rank = int(np.count_nonzero(sigma > max(min(10.0 * gap, 0.1), 1e-10) * sigma[0]))
-    unique = Uniqueness.UNDECIDED
-    if upper < np.inf and gap < FACE:
-        unique = uniqueness(operator, penalty, matrix, adjoint, upper)
+    adjoint, error = _adjoint(problem, dual, penalty.psd)
+    lower, scaled = lower_bound(y, dual, penalty.dual_norm(adjoint) + error)
+    left, sigma, right_t = np.linalg.svd(matrix, full_matrices=False)
     violation = float(np.max(np.abs(problem.residual(matrix))))
-    return Minimum(matrix, dual, upper, lower, violation, rank, iterations, status, unique)
+    upper = float(np.trace(matrix) if penalty.psd else sigma.sum()) if feasible else math.inf
+    if status is Status.INFEASIBLE:
+        if lower > FARKAS * float(np.linalg.norm(operator.adjoint(operator.values), 2)):
+            rank = int(np.count_nonzero(sigma > LEAST * sigma[0]))
+            return Minimum(
+                matrix, dual, math.inf, math.inf, violation, rank, iterations, status, Uniqueness.UNDECIDED
+            )  # fmt: skip
+        status = Status.STALLED
+    if lower > 0.0:
+        adjoint = adjoint * (lower / float(y @ dual))
+        products = y * scaled
+        lower = math.fsum(products) - EPS * float(np.abs(products).sum())
+    gap = relative_gap(upper, lower)
+    if status is Status.CONVERGED and gap > tol:
+        status = Status.STALLED
+    rank = _rank(left, sigma, right_t, adjoint)
+    unique = Uniqueness.UNDECIDED
+    if upper < math.inf and gap < FACE:
+        unique = uniqueness(operator, penalty, matrix, adjoint, upper)
+    return Minimum(matrix, scaled, upper, lower, violation, rank, iterations, status, unique)
+
+
+def _adjoint(problem: Problem, dual: Array, psd: bool) -> tuple[Array, float]:
+    """A*(λ), or its symmetric part, and what rounding may have done to its norm, now and when λ is scaled.
+
+    Where A*(λ) is a small difference of large λ_i A_i, double precision would blur it, so Σ λ_i A_i is summed
+    in the longest one, and in blocks of √m: each entry then passes through 2√m roundings at most.  An entry
+    of a completion is λ_i itself.  The norm of an n × p matrix is computed to (n + p) ε of its largest
+    singular value (LAPACK Users' Guide, section 4.9).
+    """
+    n, p = problem.shape
+    if isinstance(problem, Sensing):
+        block = math.isqrt(dual.size - 1) + 1
+        total = np.zeros(n * p, np.longdouble)
+        terms = 0.0  # Σ |λ_i| ‖A_i‖_F
+        for first in range(0, dual.size, block):
+            part = slice(first, first + block)
+            rows = as_rows(problem, psd=False, part=part)
+            total += rows.T.astype(np.longdouble) @ dual[part]
+            terms += float(np.abs(dual[part]) @ row_norms(rows))
+        adjoint = total.astype(np.float64).reshape(n, p)
+        error = ((block + 2) * float(np.finfo(np.longdouble).eps) + EPS) * terms
+    else:
+        adjoint = problem.adjoint(dual).astype(np.float64)
+        error = EPS * float(np.linalg.norm(adjoint))
+    if psd:
+        adjoint = 0.5 * (adjoint + adjoint.T)
+    return adjoint, error + (n + p) * EPS * float(np.linalg.norm(adjoint, 2))
+
+
+def _rank(left: Array, sigma: Array, right_t: Array, adjoint: Array) -> int:
+    """How many of the singular values of W an optimum has, as far as the bounds tell.
+
+    upper − lower = Σ σ_i c_i with c_i = 1 − u_iᵀ A*(λ) v_i ≥ 0: of σ_i/‖W‖_* and c_i the product is below the
+    gap, and one of them vanishes in the limit.  That is taken to be the smaller one.
+    """
+    size = float(sigma.sum())
+    slack = 1.0 - np.einsum("ir,ir->r", left, adjoint @ right_t.T)
+    needed = slack * size if np.any(adjoint) else 0.0
+    return int(np.count_nonzero(sigma > np.maximum(needed, LEAST * sigma[0])))
 
 
 def uniqueness(

@@ -151,8 +151,8 @@ class Rows(Measurements):
     def __init__(self, problem: Sensing, psd: bool) -> None:
         self.shape = problem.shape
         self.count = problem.values.size
-        rows = _as_rows(problem, psd)
-        norms = np.sqrt(np.asarray(_squared(rows)).ravel())
+        rows = as_rows(problem, psd)
+        norms = row_norms(rows)
         self.weights = np.divide(1.0, norms, out=np.ones_like(norms), where=norms > 0)
         y = problem.values.astype(np.float64) * self.weights
         gram = (rows @ rows.T).toarray() if scipy.sparse.issparse(rows) else rows @ rows.T
@@ -217,26 +217,26 @@ class Rows(Measurements):
         return raw.reshape(-1, r, r)
 
 
-def _as_rows(problem: Sensing, psd: bool) -> Any:
-    """F, (m, n·p) in float64; with ``psd`` of the symmetric parts of the A_i."""
+def as_rows(problem: Sensing, psd: bool, part: slice = slice(None)) -> Any:
+    """F, or a part of its rows, (m, n·p) in float64; with ``psd`` of the symmetric parts of the A_i."""
     n, p = problem.shape
     if problem.is_sparse:
-        rows = problem.matrices.astype(np.float64)
+        rows = problem.matrices[part].astype(np.float64)
         if not psd:
             return rows
         transposed = np.arange(n * p).reshape(n, p).T.ravel()
         return ((rows + rows[:, transposed]) * 0.5).tocsr()
-    rows = np.asarray(problem.matrices, dtype=np.float64)
+    rows = np.asarray(problem.matrices[part], dtype=np.float64)
     if psd and not np.array_equal(rows, rows.transpose(0, 2, 1)):
         rows = 0.5 * (rows + rows.transpose(0, 2, 1))
     return rows.reshape(len(rows), -1)
 
 
-def _squared(rows: Any) -> Array:
-    """Squared norms of the rows."""
+def row_norms(rows: Any) -> Array:
+    """Norms of dense or sparse rows."""
     if scipy.sparse.issparse(rows):
-        return np.asarray(rows.multiply(rows).sum(axis=1)).ravel()
-    return np.einsum("ij,ij->i", rows, rows)
+        return np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
+    return np.sqrt(np.einsum("ij,ij->i", rows, rows))
 
 
 def _scaled(rows: Any, weights: Array) -> Any:

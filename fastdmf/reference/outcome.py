@@ -13,6 +13,7 @@ class Status(StrEnum):
     INFEASIBLE = "infeasible"
     STALLED = "stalled"
     MAX_ITERATIONS = "max_iterations"
+    INTERRUPTED = "interrupted"
 
     @property
     def advice(self) -> str:
@@ -23,11 +24,13 @@ class Status(StrEnum):
 _ADVICE = {
     Status.CONVERGED: "The tolerance was reached.",
     Status.INFEASIBLE: "No matrix has these measurements: check the values of dependent measurements; with "
-    "psd=True the dual proves that no positive semidefinite matrix fits.",
+    "psd=True the dual proves that any that fits is semidefinite only with an enormous trace.",
     Status.STALLED: "The bounds stopped approaching each other; they hold as they are, and a larger tol "
-    "accepts them.",
+    "accepts them. If upper is infinite, no positive semidefinite matrix with these measurements was found: "
+    "there may be none, or none but in the limit of ever larger ones, or only a single one.",
     Status.MAX_ITERATIONS: "The iterations ran out; the bounds hold as they are: raise max_iterations, or "
     "continue with init=.",
+    Status.INTERRUPTED: "Ctrl-C came; the bounds hold as they are: continue with init=.",
 }
 
 
@@ -52,12 +55,15 @@ class Minimum:
         infeasible: a ray with A*(λ) = 0, or A*(λ) ⪯ 0, and yᵀλ > 0.
     upper : float
         ‖W‖_*, infinite if no matrix with these measurements was found.
+        Exact for a completion without ``psd``; otherwise W fits to ``violation``, and the norm of an exact
+        fit may be longer by about ‖λ‖₁ violation.
     lower : float
-        yᵀλ, infinite if the problem is infeasible.
+        yᵀλ less what rounding may have added to it, infinite if the problem is infeasible.
     violation : float
         max_i |A(W)_i − y_i|.
     rank : int
-        Number of singular values of W above max(10 gap, 1e-10) times the largest.
+        Number of singular values of the optimum, as far as the bounds tell it: those σ_i of W for which
+        σ_i/‖W‖_* exceeds 1 − u_iᵀ A*(λ) v_i.
     iterations : int
         Iterations of the solver.
     status : Status

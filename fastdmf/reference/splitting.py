@@ -16,7 +16,7 @@ import numpy as np
 
 from fastdmf._checks import Array
 from fastdmf.reference.anderson import Anderson
-from fastdmf.reference.certificates import feasible_psd, lower_bound
+from fastdmf.reference.certificates import FARKAS, feasible_psd, lower_bound
 from fastdmf.reference.operators import Measurements
 from fastdmf.reference.outcome import Status, relative_gap
 from fastdmf.reference.spectral import Penalty, Shrunk
@@ -30,8 +30,6 @@ PLAIN = 20
 REST = 20
 #: The bounds are stalled when the gap has not fallen by a tenth over so many iterations.
 PATIENCE = 2000
-#: A lower bound so many times the norm of the least-squares solution means that nothing is feasible.
-FARKAS = 1e8
 
 
 @dataclass
@@ -191,25 +189,28 @@ def iterate(state: Splitting, nothing: Bracket, tol: float, max_iterations: int)
     """Iterate from a state until (upper − lower)/lower ≤ tol."""
     best, status, done = nothing, Status.MAX_ITERATIONS, 0
     smallest, at = float("inf"), 0
-    while done < max_iterations:
-        if done >= 40 and done % 40 == 0 and (done // 40).bit_count() == 1:  # 40, 80, 160, …
-            state.tune()
-        state.advance(accelerate=done >= PLAIN)
-        done += 1
-        if done % state.look and done < max_iterations:
-            continue
-        state.improve(best, tol, thorough=done % (10 * state.look) == 0 or done == max_iterations)
-        if state.is_infeasible(best):
-            status = Status.INFEASIBLE
-            break
-        if best.gap <= tol:
-            status = Status.CONVERGED
-            break
-        if best.gap < 0.9 * smallest:
-            smallest, at = best.gap, done
-        elif done - at >= PATIENCE:
-            status = Status.STALLED
-            break
+    try:
+        while done < max_iterations:
+            if done >= 40 and done % 40 == 0 and (done // 40).bit_count() == 1:  # 40, 80, 160, …
+                state.tune()
+            state.advance(accelerate=done >= PLAIN)
+            done += 1
+            if done % state.look and done < max_iterations:
+                continue
+            state.improve(best, tol, thorough=done % (10 * state.look) == 0 or done == max_iterations)
+            if state.is_infeasible(best):
+                status = Status.INFEASIBLE
+                break
+            if best.gap <= tol:
+                status = Status.CONVERGED
+                break
+            if best.gap < 0.9 * smallest:
+                smallest, at = best.gap, done
+            elif done - at >= PATIENCE:
+                status = Status.STALLED
+                break
+    except KeyboardInterrupt:
+        status = Status.INTERRUPTED
     if best.upper == np.inf:
         best.point = state.x.matrix
     return Outcome(best, done, status)
