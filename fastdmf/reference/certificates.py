@@ -8,6 +8,8 @@ norms of matrices that satisfy A(W) = y to rounding.  While a solver runs they a
 import math
 
 import numpy as np
+import scipy.linalg
+from scipy.linalg.lapack import dpotrf  # type: ignore[attr-defined]
 from scipy.sparse.linalg import LinearOperator, lsmr
 
 from fastdmf._checks import Array
@@ -21,12 +23,16 @@ EPS = float(np.finfo(np.float64).eps)
 FARKAS = 1e8
 #: Singular values of W below this fraction of the largest count as zero.
 LEAST = 1e-10
-#: Singular values of A*(λ) this close to 1 may belong to the face of optimal matrices …
+#: Gap below which uniqueness is decided.
+CLOSE = 1e-5
+#: Singular values of A*(λ) this close to 1 may belong to the face of optimal matrices, …
 FACE = 1e-4
-#: … and these certainly do.
-SURELY_FACE = 1e-6
-#: Largest m · r(r+1)/2 for which injectivity on the face is decided.
-LARGEST_FACE = 2.5e7
+#: … and singular values of W above this fraction of ‖W‖_* surely do.
+INTERIOR = 1e-5
+#: A singular value of A on the face below this fraction of the largest may be zero.
+INJECTIVE = 1e-6
+#: Largest r(r+1)/2 for which injectivity on an r × r face is decided.
+LARGEST_FACE = 3500
 
 
 def lower_bound(values: Array, dual: Array, dual_norm: float) -> tuple[float, Array]:
@@ -110,7 +116,7 @@ def certify(
         status = Status.STALLED
     rank = _rank(left, sigma, right_t, adjoint)
     unique = Uniqueness.UNDECIDED
-    if upper < math.inf and gap < FACE:
+    if upper < math.inf and gap < CLOSE:
         unique = uniqueness(operator, penalty, matrix, adjoint, upper)
     return Minimum(matrix, scaled, upper, lower, violation, rank, iterations, status, unique)
 
@@ -161,29 +167,26 @@ def uniqueness(
     """Whether W is the only optimum.
 
     Every optimum is U₁ S V₁ᵀ with S ⪰ 0, where U₁ and V₁ span the singular vectors of A*(λ) for σ = 1: if A
-    is injective on symmetric S, there is only one.  If A(U₁ N V₁ᵀ) = 0 and S is definite, W + ε U₁ N V₁ᵀ
-    is another one; it is built and checked.
+    is injective on symmetric S, there is only one.  If A(U N Vᵀ) = 0 for singular vectors U, V of W itself,
+    W + ε U N Vᵀ is another one; it is built and checked.
     """
     if upper == 0.0:
         return Uniqueness.UNIQUE  # ‖W‖_* = 0 leaves only W = 0
     left, right, slack = _dual_face(penalty, adjoint)
     r = int(np.count_nonzero(slack <= FACE))
-    if operator.values.size * r * (r + 1) / 2 > LARGEST_FACE:
-        return Uniqueness.UNDECIDED
-    least, _ = _least_singular(operator, left[:, :r], right[:, :r])
-    if least > 1e-6:
+    if r * (r + 1) / 2 <= LARGEST_FACE and _is_definite(_gram(operator, left[:, :r], right[:, :r])):
         return Uniqueness.UNIQUE
-    r = int(np.count_nonzero(slack <= SURELY_FACE))
-    if r == 0:
+    left, sigma, right_t = np.linalg.svd(matrix, full_matrices=False)
+    r = int(np.count_nonzero(sigma >= INTERIOR * upper))
+    if r == 0 or r * (r + 1) / 2 > LARGEST_FACE:
         return Uniqueness.UNDECIDED
-    least, direction = _least_singular(operator, left[:, :r], right[:, :r])
-    if least > 1e-9:
+    left, right = left[:, :r], right_t[:r].T
+    gram = _gram(operator, left, right)
+    square, vector = scipy.linalg.eigh(gram, subset_by_index=(0, 0), check_finite=False)
+    if square[0] > len(gram) * EPS * np.trace(gram):
         return Uniqueness.UNDECIDED
-    s = left[:, :r].T @ matrix @ right[:, :r]
-    definite = float(np.linalg.eigvalsh(0.5 * (s + s.T))[0])
-    if definite < 1e-5 * upper:
-        return Uniqueness.UNDECIDED
-    other = matrix + 0.5 * definite * (left[:, :r] @ direction @ right[:, :r].T)
+    change = left @ _symmetric(vector[:, 0], r) @ right.T
+    other = matrix + 0.5 * sigma[r - 1] * change
     kept = np.linalg.norm(operator.measure(other) - operator.values) <= 1e-8 * np.linalg.norm(operator.values)
     as_short = abs(float(np.linalg.svd(other, compute_uv=False).sum()) - upper) <= 1e-6 * upper
     return Uniqueness.NOT_UNIQUE if kept and as_short else Uniqueness.UNDECIDED
@@ -198,19 +201,29 @@ def _dual_face(penalty: Penalty, adjoint: Array) -> tuple[Array, Array, Array]:
     return left, right_t.T, 1.0 - sigma
 
 
-def _least_singular(operator: Measurements, left: Array, right: Array) -> tuple[float, Array]:
-    """The least singular value of S ↦ Â(left S rightᵀ) over symmetric S, relative to the largest, and its S.
-
-    From the Gram matrix, hence good to 1e-8.
-    """
+def _gram(operator: Measurements, left: Array, right: Array) -> Array:
+    """The Gram matrix of S ↦ Â(left S rightᵀ) in an orthonormal basis of the symmetric S."""
     r = left.shape[1]
-    if r == 0:
-        return float("inf"), np.zeros((0, 0))
     a, b = np.triu_indices(r)
-    scale = np.where(a == b, 0.5, 2**-0.5)  # an orthonormal basis of the symmetric matrices
-    blocks = operator.compress(left, right)
-    columns = (blocks[:, a, b] + blocks[:, b, a]) * scale
-    values, vectors = np.linalg.eigh(columns.T @ columns)
-    direction = np.zeros((r, r))
-    direction[a, b] = vectors[:, 0] * scale
-    return float(np.sqrt(max(values[0], 0.0) / max(values[-1], 1e-300))), direction + direction.T
+    scale = np.where(a == b, 0.5, 2**-0.5)
+    gram = np.zeros((a.size, a.size))
+    for blocks in operator.compress(left, right):
+        columns = (blocks[:, a, b] + blocks[:, b, a]) * scale
+        gram += columns.T @ columns
+    return gram
+
+
+def _symmetric(coordinates: Array, r: int) -> Array:
+    """The r × r matrix with these coordinates in the basis of `_gram`."""
+    a, b = np.triu_indices(r)
+    half = np.zeros((r, r))
+    half[a, b] = coordinates * np.where(a == b, 0.5, 2**-0.5)
+    return half + half.T
+
+
+def _is_definite(gram: Array) -> bool:
+    """Whether its least eigenvalue exceeds INJECTIVE² times the largest, and rounding."""
+    shift = max(INJECTIVE**2, 4.0 * EPS * len(gram)) * float(np.abs(gram).sum(axis=0).max())
+    gram[np.diag_indices_from(gram)] -= shift
+    _, failed = dpotrf(gram.T, overwrite_a=True)
+    return not failed

@@ -18,7 +18,7 @@ def solve(problem: Problem, psd: bool, tol: float, max_iterations: int) -> tuple
 
     n, p = problem.shape
     w = cp.Variable((n, n), PSD=True) if psd else cp.Variable((n, p))
-    size = float(np.linalg.norm(problem.values)) or 1.0
+    size = float(np.max(np.abs(problem.values))) or 1.0
     fit: Any = _rows(problem) @ cp.vec(w, order="C") == problem.values.astype(np.float64) / size
     program = cp.Problem(cp.Minimize(cp.trace(w) if psd else cp.normNuc(w)), [fit])
     accuracy = max(0.01 * tol, 1e-11)

@@ -84,7 +84,10 @@ class Minimum:
 
     @property
     def gap(self) -> float:
-        """(upper − lower)/lower: no matrix with these measurements is shorter by more than this fraction."""
+        """(upper − lower)/lower: no matrix with these measurements is shorter by more than this fraction.
+
+        Infinite if there is no such matrix, or none was found.
+        """
         return relative_gap(self.upper, self.lower)
 
     def __repr__(self) -> str:
@@ -97,6 +100,6 @@ class Minimum:
 
 def relative_gap(upper: float, lower: float) -> float:
     """(upper − lower)/lower, at least 0; infinite while either bound says nothing."""
-    if upper <= lower:
+    if upper <= lower < float("inf"):
         return 0.0
-    return (upper - lower) / lower if lower > 0 else float("inf")
+    return (upper - lower) / lower if 0.0 < lower < float("inf") else float("inf")
