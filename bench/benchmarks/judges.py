@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from typing import Any
 
 import fastdmf as dmf
 
@@ -102,12 +103,12 @@ def solve_in_boxes(problem, psd):
     import numpy as np
 
     n, p = problem.shape
-    w = cp.Variable((n, n), PSD=True) if psd else cp.Variable((n, p))
+    w: Any = cp.Variable((n, n), PSD=True) if psd else cp.Variable((n, p))
     if isinstance(problem, dmf.Completion):
         seen, target = np.zeros((n, p)), np.zeros((n, p))
         seen[problem.rows, problem.cols] = 1.0
         target[problem.rows, problem.cols] = problem.values
-        fit = [cp.abs(cp.multiply(w - target, seen)) <= BOX]
+        fit: list[Any] = [cp.abs(cp.multiply(w - target, seen)) <= BOX]
     else:
         pairs = zip(problem.matrices, problem.values, strict=True)
         fit = [cp.abs(cp.sum(cp.multiply(w, a)) - y) <= BOX for a, y in pairs]
@@ -115,7 +116,7 @@ def solve_in_boxes(problem, psd):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # SCS says that its answer may be inaccurate
         program.solve(solver=cp.SCS, use_indirect=False)
-    return program.value
+    return float(program.value)  # type: ignore[arg-type]
 
 
 def _seconds(problem, gap, psd=False, rounds=3):
