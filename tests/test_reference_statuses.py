@@ -68,6 +68,16 @@ def test_feasible_only_in_the_limit_ends_as_stalled(solver):
     assert "limit" in best.status.advice
 
 
+def test_a_proof_of_infeasibility_counts_whatever_the_solver_says():
+    problem = dmf.Completion(*IMPOSSIBLE["diagonal"], (2, 2))
+    operator = operators.orthonormal(problem, psd=True)
+    zero, ray = np.zeros((2, 2)), -np.ones(1)
+    best = certificates.certify(
+        problem, operator, spectral.TraceOfPsd(), zero, ray, False, 7, Status.STALLED, 1e-8
+    )
+    assert best.status == Status.INFEASIBLE and best.lower == np.inf
+
+
 def test_a_claim_of_infeasibility_is_checked():
     problem = PSD["completion"]()
     operator = operators.orthonormal(problem, psd=True)

@@ -92,7 +92,7 @@ def certify(
     """The result for a primal and a dual point, with everything recomputed from the problem itself.
 
     ``feasible`` says that the matrix satisfies its measurements to rounding.  A status that claims more than
-    the recomputed bounds show becomes "stalled".
+    the recomputed bounds show becomes "stalled"; where they prove infeasibility, that is the status.
     """
     y = problem.values.astype(np.float64)
     adjoint, error = _adjoint(problem, dual, penalty.psd)
@@ -100,12 +100,13 @@ def certify(
     left, sigma, right_t = np.linalg.svd(matrix, full_matrices=False)
     violation = float(np.max(np.abs(problem.residual(matrix))))
     upper = float(np.trace(matrix) if penalty.psd else sigma.sum()) if feasible else math.inf
+    if not feasible and lower > FARKAS * float(np.linalg.norm(operator.adjoint(operator.values), 2)):
+        rank = int(np.count_nonzero(sigma > LEAST * sigma[0]))
+        return Minimum(
+            matrix, dual, math.inf, math.inf, violation, rank, iterations, Status.INFEASIBLE,
+            Uniqueness.UNDECIDED,
+        )  # fmt: skip
     if status is Status.INFEASIBLE:
-        if lower > FARKAS * float(np.linalg.norm(operator.adjoint(operator.values), 2)):
-            rank = int(np.count_nonzero(sigma > LEAST * sigma[0]))
-            return Minimum(
-                matrix, dual, math.inf, math.inf, violation, rank, iterations, status, Uniqueness.UNDECIDED
-            )  # fmt: skip
         status = Status.STALLED
     if lower > 0.0:
         adjoint = adjoint * (lower / float(y @ dual))

@@ -24,7 +24,7 @@ class Status(StrEnum):
 _ADVICE = {
     Status.CONVERGED: "The tolerance was reached.",
     Status.INFEASIBLE: "No matrix has these measurements: check the values of dependent measurements; with "
-    "psd=True the dual proves that any that fits is semidefinite only with an enormous trace.",
+    "psd=True the dual proves that any positive semidefinite one has an enormous trace.",
     Status.STALLED: "The bounds stopped approaching each other; they hold as they are, and a larger tol "
     "accepts them. If upper is infinite, no positive semidefinite matrix with these measurements was found: "
     "there may be none, or none but in the limit of ever larger ones, or only a single one.",
@@ -69,7 +69,8 @@ class Minimum:
     status : Status
         Why the solver ended; ``status.advice`` says what to do.
     unique : Uniqueness
-        Whether W is the only optimum: "unique", "not unique" or "undecided".
+        Whether W is the only optimum: "unique", "not unique" or, for one where the gap is above 1e-5,
+        "undecided".
     """
 
     matrix: Array
