@@ -175,7 +175,7 @@ class LowRankSplitting(Splitting):
         point[self.rows, self.cols] = self.values
         upper = float(np.linalg.svd(point, compute_uv=False).sum())
         if upper < best.upper:
-            best.upper, best.point = upper, point
+            best.point, best.upper = point, upper
 
 
 def solve(problem: Completion, tol: float, start: Start | None, max_iterations: int) -> Outcome:

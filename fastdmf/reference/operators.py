@@ -5,6 +5,7 @@ symmetric part.  Dependent measurements are dropped; if they contradict the othe
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,8 @@ class Measurements(ABC):
         """λ, (m,), with A*(λ) = Â*(l), up to skew parts for ``psd``."""
 
     @abstractmethod
-    def compress(self, left: Array, right: Array) -> Array:
-        """Â restricted to {left S rightᵀ}: the (k, r, r) array of ⟨Â_i, left e_a e_bᵀ rightᵀ⟩."""
+    def compress(self, left: Array, right: Array) -> Iterator[Array]:
+        """Â restricted to {left S rightᵀ}: ⟨Â_i, left e_a e_bᵀ rightᵀ⟩, in (·, r, r) blocks of some i."""
 
 
 def orthonormal(problem: Problem, psd: bool) -> Measurements:
@@ -92,8 +93,9 @@ class Entries(Measurements):
     def dual(self, weights: Array) -> Array:
         return weights.copy()
 
-    def compress(self, left: Array, right: Array) -> Array:
-        return left[self.rows][:, :, np.newaxis] * right[self.cols][:, np.newaxis, :]
+    def compress(self, left: Array, right: Array) -> Iterator[Array]:
+        for part in _parts(self.rows.size, left.shape[1]):
+            yield left[self.rows[part], :, np.newaxis] * right[self.cols[part], np.newaxis, :]
 
 
 class SymmetricEntries(Measurements):
@@ -134,10 +136,12 @@ class SymmetricEntries(Measurements):
         full[self.kept] = weights * self.scale
         return full
 
-    def compress(self, left: Array, right: Array) -> Array:
-        one = left[self.low][:, :, np.newaxis] * right[self.high][:, np.newaxis, :]
-        two = left[self.high][:, :, np.newaxis] * right[self.low][:, np.newaxis, :]
-        return (self.scale / 2)[:, np.newaxis, np.newaxis] * (one + two)
+    def compress(self, left: Array, right: Array) -> Iterator[Array]:
+        for part in _parts(self.low.size, left.shape[1]):
+            low, high = self.low[part], self.high[part]
+            both = left[low, :, np.newaxis] * right[high, np.newaxis, :]
+            both += left[high, :, np.newaxis] * right[low, np.newaxis, :]
+            yield (self.scale[part] / 2)[:, np.newaxis, np.newaxis] * both
 
 
 class Rows(Measurements):
@@ -151,8 +155,8 @@ class Rows(Measurements):
     def __init__(self, problem: Sensing, psd: bool) -> None:
         self.shape = problem.shape
         self.count = problem.values.size
-        rows = _as_rows(problem, psd)
-        norms = np.sqrt(np.asarray(_squared(rows)).ravel())
+        rows = as_rows(problem, psd)
+        norms = row_norms(rows)
         self.weights = np.divide(1.0, norms, out=np.ones_like(norms), where=norms > 0)
         y = problem.values.astype(np.float64) * self.weights
         gram = (rows @ rows.T).toarray() if scipy.sparse.issparse(rows) else rows @ rows.T
@@ -203,7 +207,7 @@ class Rows(Measurements):
         full[self.kept] = self._combine(weights)
         return full
 
-    def compress(self, left: Array, right: Array) -> Array:
+    def compress(self, left: Array, right: Array) -> Iterator[Array]:
         n, p = self.shape
         r = left.shape[1]
         if scipy.sparse.issparse(self.rows):
@@ -214,29 +218,35 @@ class Rows(Measurements):
         if not self.whitened:
             raw *= self.weights[self.kept, np.newaxis]
             raw = scipy.linalg.solve_triangular(self.triangle, raw, trans=1, check_finite=False)
-        return raw.reshape(-1, r, r)
+        yield raw.reshape(-1, r, r)
 
 
-def _as_rows(problem: Sensing, psd: bool) -> Any:
-    """F, (m, n·p) in float64; with ``psd`` of the symmetric parts of the A_i."""
+def _parts(count: int, r: int) -> Iterator[slice]:
+    """Slices of 0 … count − 1 with about 32 MiB of r × r blocks each."""
+    step = 1 + int(4e6 / max(r * r, 1))
+    return (slice(first, first + step) for first in range(0, count, step))
+
+
+def as_rows(problem: Sensing, psd: bool, part: slice = slice(None)) -> Any:
+    """F, or a part of its rows, (m, n·p) in float64; with ``psd`` of the symmetric parts of the A_i."""
     n, p = problem.shape
     if problem.is_sparse:
-        rows = problem.matrices.astype(np.float64)
+        rows = problem.matrices[part].astype(np.float64)
         if not psd:
             return rows
         transposed = np.arange(n * p).reshape(n, p).T.ravel()
         return ((rows + rows[:, transposed]) * 0.5).tocsr()
-    rows = np.asarray(problem.matrices, dtype=np.float64)
+    rows = np.asarray(problem.matrices[part], dtype=np.float64)
     if psd and not np.array_equal(rows, rows.transpose(0, 2, 1)):
         rows = 0.5 * (rows + rows.transpose(0, 2, 1))
     return rows.reshape(len(rows), -1)
 
 
-def _squared(rows: Any) -> Array:
-    """Squared norms of the rows."""
+def row_norms(rows: Any) -> Array:
+    """Norms of dense or sparse rows."""
     if scipy.sparse.issparse(rows):
-        return np.asarray(rows.multiply(rows).sum(axis=1)).ravel()
-    return np.einsum("ij,ij->i", rows, rows)
+        return np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
+    return np.sqrt(np.einsum("ij,ij->i", rows, rows))
 
 
 def _scaled(rows: Any, weights: Array) -> Any:

@@ -13,6 +13,7 @@ class Status(StrEnum):
     INFEASIBLE = "infeasible"
     STALLED = "stalled"
     MAX_ITERATIONS = "max_iterations"
+    INTERRUPTED = "interrupted"
 
     @property
     def advice(self) -> str:
@@ -23,11 +24,13 @@ class Status(StrEnum):
 _ADVICE = {
     Status.CONVERGED: "The tolerance was reached.",
     Status.INFEASIBLE: "No matrix has these measurements: check the values of dependent measurements; with "
-    "psd=True the dual proves that no positive semidefinite matrix fits.",
+    "psd=True the dual proves that any positive semidefinite one has an enormous trace.",
     Status.STALLED: "The bounds stopped approaching each other; they hold as they are, and a larger tol "
-    "accepts them.",
+    "accepts them. If upper is infinite, no positive semidefinite matrix with these measurements was found: "
+    "there may be none, or none but in the limit of ever larger ones, or only a single one.",
     Status.MAX_ITERATIONS: "The iterations ran out; the bounds hold as they are: raise max_iterations, or "
     "continue with init=.",
+    Status.INTERRUPTED: "Ctrl-C came; the bounds hold as they are: continue with init=.",
 }
 
 
@@ -52,18 +55,22 @@ class Minimum:
         infeasible: a ray with A*(λ) = 0, or A*(λ) ⪯ 0, and yᵀλ > 0.
     upper : float
         ‖W‖_*, infinite if no matrix with these measurements was found.
+        Exact for a completion without ``psd``; otherwise W fits to ``violation``, and the norm of an exact
+        fit may be longer by about ‖λ‖₁ violation.
     lower : float
-        yᵀλ, infinite if the problem is infeasible.
+        yᵀλ less what rounding may have added to it, infinite if the problem is infeasible.
     violation : float
         max_i |A(W)_i − y_i|.
     rank : int
-        Number of singular values of W above max(10 gap, 1e-10) times the largest.
+        Number of singular values of the optimum, as far as the bounds tell it: those σ_i of W for which
+        σ_i/‖W‖_* exceeds 1 − u_iᵀ A*(λ) v_i.
     iterations : int
         Iterations of the solver.
     status : Status
         Why the solver ended; ``status.advice`` says what to do.
     unique : Uniqueness
-        Whether W is the only optimum: "unique", "not unique" or "undecided".
+        Whether W is the only optimum: "unique", "not unique" or, for one where the gap is above 1e-5,
+        "undecided".
     """
 
     matrix: Array
@@ -78,7 +85,10 @@ class Minimum:
 
     @property
     def gap(self) -> float:
-        """(upper − lower)/lower: no matrix with these measurements is shorter by more than this fraction."""
+        """(upper − lower)/lower: no matrix with these measurements is shorter by more than this fraction.
+
+        Infinite if there is no such matrix, or none was found.
+        """
         return relative_gap(self.upper, self.lower)
 
     def __repr__(self) -> str:
@@ -91,6 +101,6 @@ class Minimum:
 
 def relative_gap(upper: float, lower: float) -> float:
     """(upper − lower)/lower, at least 0; infinite while either bound says nothing."""
-    if upper <= lower:
+    if upper <= lower < float("inf"):
         return 0.0
-    return (upper - lower) / lower if lower > 0 else float("inf")
+    return (upper - lower) / lower if 0.0 < lower < float("inf") else float("inf")

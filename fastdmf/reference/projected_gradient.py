@@ -72,7 +72,8 @@ def projected_gradient(
     Raises
     ------
     ValueError, TypeError
-        For ``psd`` on a matrix that is not square, a step or tol that is not positive.
+        For ``psd`` on a matrix that is not square, a tol that is not positive, a step that is not between 0
+        and 2/λ_max(AA*).
 
     Notes
     -----
@@ -96,29 +97,44 @@ def projected_gradient(
         raise ValueError(f"psd=True needs a square matrix, but the problem has shape {problem.shape}")
     positive("tol", tol)
     count("max_iterations", max_iterations)
-    eta = 1.0 / _largest_eigenvalue(problem, psd) if step is None else positive("step", step)
+    eta = _step(problem, psd, step)
     y = problem.values.astype(np.float64)
     size = float(np.linalg.norm(y))
     x = np.zeros((n, p))
     r, best, at = -y, float("inf"), 0
     status, done = Status.MAX_ITERATIONS, 0
-    while True:
-        residual = float(np.linalg.norm(r)) / size if size else 0.0
-        if residual <= tol:
-            status = Status.CONVERGED
-        elif not residual < 1e6:
-            raise ValueError(f"step {eta} is too large: the residual grows; use at most 2/λ_max(AA*)")
-        elif residual < 0.999 * best:
-            best, at = residual, done
-        elif done - at >= PATIENCE:
-            status = Status.STALLED
-        if status is not Status.MAX_ITERATIONS or done == max_iterations:
-            return Descent(x, eta, residual, done, status)
-        x = x - eta * _adjoint(problem, r, psd)
-        if psd:
-            x = _positive_part(x)
-        r = problem.measure(x) - y
-        done += 1
+    try:
+        while True:
+            residual = float(np.linalg.norm(r)) / size if size else 0.0
+            if residual <= tol:
+                status = Status.CONVERGED
+            elif residual < 0.999 * best:
+                best, at = residual, done
+            elif done - at >= PATIENCE:
+                status = Status.STALLED
+            if status is not Status.MAX_ITERATIONS or done == max_iterations:
+                break
+            following = x - eta * _adjoint(problem, r, psd)
+            if psd:
+                following = _positive_part(following)
+            x, r = following, problem.measure(following) - y
+            done += 1
+    except KeyboardInterrupt:
+        status, residual = Status.INTERRUPTED, float(np.linalg.norm(problem.measure(x) - y)) / (size or 1.0)
+    return Descent(x, eta, residual, done, status)
+
+
+def _step(problem: Problem, psd: bool, step: float | None) -> float:
+    """η: the step given, if it contracts, or 1/λ_max(AA*)."""
+    largest = _largest_eigenvalue(problem, psd)
+    if step is None:
+        if largest <= 0.0:
+            raise ValueError("the measurements all vanish, so no step is defined; give step")
+        return 1.0 / largest
+    positive("step", step)
+    if step * largest >= 2.0:
+        raise ValueError(f"step {step} is too large: it must be below 2/λ_max(AA*) = {2.0 / largest:.6g}")
+    return step
 
 
 def _adjoint(problem: Problem, weights: Array, psd: bool) -> Array:
@@ -142,11 +158,9 @@ def _largest_eigenvalue(problem: Problem, psd: bool) -> float:
         return problem.measure(_adjoint(problem, z.ravel(), psd)).astype(np.float64)
 
     if m <= 2:  # the Lanczos iteration needs room
-        largest = float(np.linalg.eigvalsh(np.array([square(e) for e in np.eye(m)]))[-1])
-    else:
-        start = np.random.default_rng(0).standard_normal(m)
-        operator = LinearOperator((m, m), matvec=square, dtype=np.float64)  # type: ignore[call-arg]
-        largest = float(eigsh(operator, k=1, v0=start, return_eigenvectors=False)[0])
-    if largest <= 0.0:
-        raise ValueError("the measurements all vanish, so no step is defined; give step")
-    return largest
+        return float(np.linalg.eigvalsh(np.array([square(e) for e in np.eye(m)]))[-1])
+    start = np.random.default_rng(0).standard_normal(m)
+    if not np.any(square(start)):
+        return 0.0
+    operator = LinearOperator((m, m), matvec=square, dtype=np.float64)  # type: ignore[call-arg]
+    return float(eigsh(operator, k=1, v0=start, return_eigenvectors=False)[0])

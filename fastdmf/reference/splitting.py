@@ -16,7 +16,7 @@ import numpy as np
 
 from fastdmf._checks import Array
 from fastdmf.reference.anderson import Anderson
-from fastdmf.reference.certificates import feasible_matrix, lower_bound
+from fastdmf.reference.certificates import FARKAS, feasible_psd, lower_bound
 from fastdmf.reference.operators import Measurements
 from fastdmf.reference.outcome import Status, relative_gap
 from fastdmf.reference.spectral import Penalty, Shrunk
@@ -30,8 +30,6 @@ PLAIN = 20
 REST = 20
 #: The bounds are stalled when the gap has not fallen by a tenth over so many iterations.
 PATIENCE = 2000
-#: A lower bound so many times the norm of the least-squares solution means that nothing is feasible.
-FARKAS = 1e8
 
 
 @dataclass
@@ -113,16 +111,16 @@ class DouglasRachford(Splitting):
         self.shrink()
 
     def shrink(self) -> None:
-        """X and Â(X) − ŷ at the current z."""
+        """X, a = Â(X) − ŷ and Â*(a) at the current z: the only two passes over the measurements."""
         self.x = self.penalty.shrink(self.z, self.threshold)
         self.x_matrix = self.x.matrix
         self.miss = self.operator.measure(self.x_matrix) - self.values
+        self.back = self.operator.adjoint(self.miss)
 
     def advance(self, accelerate: bool) -> None:
         """One iteration."""
-        back = self.operator.adjoint(self.miss)
-        step = RELAXATION * (self.x_matrix - (self.z - self.d) - 2.0 * back)
-        z, d = self.z + step, self.d - RELAXATION * back
+        step = RELAXATION * (self.x_matrix - (self.z - self.d) - 2.0 * self.back)
+        z, d = self.z + step, self.d - RELAXATION * self.back
         if self.resting:
             self.resting -= 1
         elif accelerate and self.anderson.failed(step):
@@ -156,24 +154,25 @@ class DouglasRachford(Splitting):
         self.shrink()
 
     def improve(self, best: Bracket, tol: float, thorough: bool) -> None:
-        """Update the bounds from the current iterate."""
+        """Update the bounds from the current iterate, in one pass over the measurements."""
         dual = self.operator.measure(self.d) / self.threshold
-        y = self.operator.adjoint(dual)
-        # D drifts from the range of Â* by rounding; put it back.
-        self.z, self.d = self.z + (self.threshold * y - self.d), self.threshold * y
-        lower, scaled = lower_bound(self.values, dual, self.penalty.dual_norm(y))
+        if thorough:  # D drifts from the range of Â* by rounding; put it back
+            d = self.threshold * self.operator.adjoint(dual)
+            self.z, self.d = self.z + (d - self.d), d
+        lower, scaled = lower_bound(self.values, dual, self.penalty.dual_norm(self.d / self.threshold))
         if lower > best.lower:
             best.lower, best.dual = lower, scaled
-        if self.penalty.psd:
+        if not self.penalty.psd:
+            point: Array | None = self.x_matrix - self.back
+        elif thorough or abs(float(self.x.values.sum()) - best.lower) <= 10.0 * tol * best.lower:
             # Gauss–Newton is worth its price when X is nearly feasible and the gap may close.
-            close = abs(float(self.x.values.sum()) - best.lower) <= 10.0 * tol * best.lower
-            if not (thorough or close):
-                return
-        point = feasible_matrix(self.operator, self.penalty, self.x, self.values)
+            point = feasible_psd(self.operator, self.x, self.values)
+        else:
+            return
         if point is not None:
             upper = self.penalty.value(point)
             if upper < best.upper:
-                best.upper, best.point = upper, point
+                best.point, best.upper = point, upper  # in this order: an interruption may come between
 
     def is_infeasible(self, best: Bracket) -> bool:
         """Whether, for ``psd``, the dual or its direction proves any feasible X to be enormous."""
@@ -190,25 +189,28 @@ def iterate(state: Splitting, nothing: Bracket, tol: float, max_iterations: int)
     """Iterate from a state until (upper − lower)/lower ≤ tol."""
     best, status, done = nothing, Status.MAX_ITERATIONS, 0
     smallest, at = float("inf"), 0
-    while done < max_iterations:
-        if done >= 40 and done % 40 == 0 and (done // 40).bit_count() == 1:  # 40, 80, 160, …
-            state.tune()
-        state.advance(accelerate=done >= PLAIN)
-        done += 1
-        if done % state.look and done < max_iterations:
-            continue
-        state.improve(best, tol, thorough=done % (10 * state.look) == 0 or done == max_iterations)
-        if state.is_infeasible(best):
-            status = Status.INFEASIBLE
-            break
-        if best.gap <= tol:
-            status = Status.CONVERGED
-            break
-        if best.gap < 0.9 * smallest:
-            smallest, at = best.gap, done
-        elif done - at >= PATIENCE:
-            status = Status.STALLED
-            break
+    try:
+        while done < max_iterations:
+            if done >= 40 and done % 40 == 0 and (done // 40).bit_count() == 1:  # 40, 80, 160, …
+                state.tune()
+            state.advance(accelerate=done >= PLAIN)
+            done += 1
+            if done % state.look and done < max_iterations:
+                continue
+            state.improve(best, tol, thorough=done % (10 * state.look) == 0 or done == max_iterations)
+            if state.is_infeasible(best):
+                status = Status.INFEASIBLE
+                break
+            if best.gap <= tol:
+                status = Status.CONVERGED
+                break
+            if best.gap < 0.9 * smallest:
+                smallest, at = best.gap, done
+            elif done - at >= PATIENCE:
+                status = Status.STALLED
+                break
+    except KeyboardInterrupt:
+        status = Status.INTERRUPTED
     if best.upper == np.inf:
         best.point = state.x.matrix
     return Outcome(best, done, status)
