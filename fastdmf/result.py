@@ -52,8 +52,9 @@ class Result:
     records : mapping of str to ndarray
         Everything recorded, one row per recorded step; see :attr:`trace`.
     details : mapping of str to float
-        What the optimizer counted or found: of a `GradientFlow`, ``rejected`` steps, ``hessian_products``,
-        and with ``check=True`` the ``change`` of the product when the tolerance is a tenth.
+        What the optimizer counted or found: of a `GradientFlow`, ``stages``, ``rejected`` steps,
+        ``hessian_products``, and with ``check=True`` the ``change`` of the product when the tolerance is a
+        tenth.
     """
 
     factors: list[Array]

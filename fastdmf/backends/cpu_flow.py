@@ -8,7 +8,7 @@ import numpy as np
 from fastdmf._checks import Array
 from fastdmf.backends import Event, Halts
 from fastdmf.backends.cpu_memory import Matrices
-from fastdmf.backends.cpu_objective import NEVER, NO_HALTS, CpuObjective, Scratch
+from fastdmf.backends.cpu_objective import NEVER, CpuObjective, Scratch
 from fastdmf.backends.cpu_trajectory import CpuTrajectory, thresholds
 from fastdmf.backends.layout import aligned_empty
 from fastdmf.kernels.cpu import dormand_prince, flow, stepping
@@ -55,7 +55,7 @@ class FlowTrajectory(CpuTrajectory):
         else:
             self._place(flow.POINT, factors)
         counted = self._scalars[flow.EVALUATIONS]
-        self._call(False, 0, NO_HALTS, NO_HALTS, np.inf, NEVER)
+        self._call(False, 0, (), np.inf, NEVER)
         if memory:  # to be taken up again is no part of the path
             self._scalars[flow.EVALUATIONS] = counted
         self.evaluations = evaluations
@@ -107,19 +107,17 @@ class FlowTrajectory(CpuTrajectory):
     @property
     def gradient_norm(self) -> float:
         """Norm of the gradient at the current point, which is found if it is not known."""
-        if self.is_at_step:
+        if self.is_at_step and self._scalars[stepping.GRADIENT_SQUARED] >= 0.0:
             return float(np.sqrt(self._scalars[stepping.GRADIENT_SQUARED]))
-        return float(np.sqrt(sum(np.vdot(g, g).real for g in self._gradients())))
+        return float(np.sqrt(sum(float(np.linalg.norm(g)) ** 2 for g in self._gradients())))
 
-    def _call(
-        self, is_evaluated: bool, steps: int, loss_below: Array, gradient_below: Array, until: float,
-        cancels: Array,
-    ) -> Event:  # fmt: skip
+    def _call(self, is_evaluated: bool, steps: int, halts: Halts, until: float, cancels: Array) -> Event:
         o = self.objective
+        norms, loss_below, gradient_below = thresholds(halts)
         with o.holding_threads(), o.launching():
             _, event = flow_on(
                 self._method, self._flow, self._scratch.model, o.bound_support, self._scratch.operator,
-                self._scalars, is_evaluated, steps, loss_below, gradient_below, until, cancels,
+                self._scalars, is_evaluated, steps, norms, loss_below, gradient_below, until, cancels,
             )  # fmt: skip
         self.evaluations = int(self._scalars[flow.EVALUATIONS] + 2 * self._scalars[flow.PRODUCTS])
         return Event(event)
@@ -127,8 +125,7 @@ class FlowTrajectory(CpuTrajectory):
     def advance(self, steps: int, halts: Halts = (), until: float = np.inf) -> Event:
         """Take up to ``steps`` accepted steps."""
         self.prepare()
-        _, loss_below, gradient_below = thresholds(halts)
-        event = self._call(True, steps, loss_below, gradient_below, until, self._cancels)
+        event = self._call(True, steps, halts, until, self._cancels)
         self.stuck = event is Event.STUCK
         return event
 
@@ -144,6 +141,6 @@ class FlowTrajectory(CpuTrajectory):
         return memory
 
     def details(self) -> dict[str, float]:
-        """Rejected steps, and products with the Hessian."""
-        counted = {"rejected": flow.REJECTED, "hessian_products": flow.PRODUCTS}
+        """Stages of all steps, rejected steps, and products with the Hessian."""
+        counted = {"stages": flow.STAGES, "rejected": flow.REJECTED, "hessian_products": flow.PRODUCTS}
         return {name: float(self._scalars[slot]) for name, slot in counted.items()}

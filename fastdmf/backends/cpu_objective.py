@@ -195,7 +195,7 @@ class Scratch:
         self.model = Model(
             compose=address("compose"),
             pull_back=address("pull_back"),
-            step_back=address("step_back"),
+            step_back=address("step_back") if layout.left + layout.right <= 2 else 0,
             expand=address("expand") if searches else 0,
             push=address("push") if curves else 0,
             curve=address("curve") if curves else 0,

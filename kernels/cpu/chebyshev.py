@@ -13,6 +13,7 @@ from fastdmf.kernels.cpu.compilation import compile_apart, kernel
 from fastdmf.kernels.cpu.flow import (
     EVALUATIONS,
     GRADIENT,
+    IS_CURRENT,
     NEW_GRADIENT,
     NEW_POINT,
     POINT,
@@ -20,8 +21,11 @@ from fastdmf.kernels.cpu.flow import (
     RADIUS,
     RADIUS_AGE,
     STAGE,
+    STAGES,
     STEP_SIZE,
+    SUMMED_AT_ONCE,
     evaluate,
+    larger,
     relative_error,
     set_of,
     swap,
@@ -52,11 +56,12 @@ class Chebyshev(NamedTuple):
 def _radius(method, flow, model, support, operator, scalars, cancel):
     """The spectral radius at the point, with some room; found again when it is old."""
     if scalars[RADIUS_AGE] >= _REFRESH:
-        # Whatever was evaluated last, W and the gradient on the support are those of the point now.
-        forward(model, support, operator, set_of(flow, POINT), cancel)
+        if scalars[IS_CURRENT] == 0.0:
+            forward(model, support, operator, set_of(flow, POINT), cancel)
+            scalars[EVALUATIONS] += 1.0
         radius, products = spectral_radius(
             model, support, method.linear, set_of(flow, POINT), method.direction, set_of(flow, STAGE),
-            method.w_dot, cancel,
+            method.w_dot, scalars[RADIUS] / _SAFETY, cancel,
         )  # fmt: skip
         scalars[RADIUS], scalars[RADIUS_AGE] = _SAFETY * radius, 0.0
         scalars[PRODUCTS] += products
@@ -90,14 +95,35 @@ def _prepare(polynomials, s):
 
 @kernel
 def _mix(out, a, x, b, y, c, d, z, like):
-    """out ← a X + b Y + c out + d Z, for sets of matrices."""
+    """out ← a X + b Y + c out + d Z, for sets of matrices; with c = 0 ``out`` is not read."""
     compile_apart()
     real = like.dtype.type
     a, b, c, d = real(a), real(b), real(c), real(d)
     for j in range(out.shape[0]):
         o, p, q, r = flat(out, j, like), flat(x, j, like), flat(y, j, like), flat(z, j, like)
-        for i in range(o.size):
-            o[i] = a * p[i] + b * q[i] + c * o[i] + d * r[i]
+        if c == 0:
+            for i in range(o.size):
+                o[i] = a * p[i] + b * q[i] + d * r[i]
+        else:
+            for i in range(o.size):
+                o[i] = a * p[i] + b * q[i] + c * o[i] + d * r[i]
+
+
+@kernel
+def _mix_with_gradient(out, a, x, b, y, c, d, z, step, g, like):
+    """out ← a X + b Y + c out + d Z − step · G, in the same way."""
+    compile_apart()
+    real = like.dtype.type
+    a, b, c, d, e = real(a), real(b), real(c), real(d), real(-step)
+    for j in range(out.shape[0]):
+        o, p, q = flat(out, j, like), flat(x, j, like), flat(y, j, like)
+        r, s = flat(z, j, like), flat(g, j, like)
+        if c == 0:
+            for i in range(o.size):
+                o[i] = a * p[i] + b * q[i] + d * r[i] + e * s[i]
+        else:
+            for i in range(o.size):
+                o[i] = a * p[i] + b * q[i] + c * o[i] + d * r[i] + e * s[i]
 
 
 @kernel
@@ -111,26 +137,36 @@ def _start(out, x, step, g, like):
 
 
 @kernel
-def _subtract(out, step, g, like):
-    """out ← out − step · G, for sets of matrices."""
-    step = like.dtype.type(step)
-    for j in range(out.shape[0]):
-        o, q = flat(out, j, like), flat(g, j, like)
-        for i in range(o.size):
-            o[i] -= step * q[i]
+def _squares(p, q, u, v, a, b):
+    """Σ E², Σ X² and Σ Y² of a few elements, with E = a (X − Y) − b (G + K)."""
+    ee = oo = nn = p.dtype.type(0)
+    for i in range(p.size):
+        e = a * (p[i] - q[i]) - b * (u[i] + v[i])
+        ee += e * e
+        oo += p[i] * p[i]
+        nn += q[i] * q[i]
+    return np.float64(ee), np.float64(oo), np.float64(nn)
 
 
 @kernel
-def _estimate(out, x, y, h, g, k, like):
-    """out ← 0.8 (X − Y) − 0.4 h (G + K), the error estimate of the method."""
+def _error(x, y, h, g, k, rtol, like):
+    """The error of a step from X to Y with gradients G and K, E = 0.8 (X − Y) − 0.4 h (G + K).
+
+    In units of the tolerance, as in ``flow.relative_error``.
+    """
     compile_apart()
-    real = like.dtype.type
-    a, b = real(0.8), real(0.4 * h)
-    for j in range(out.shape[0]):
-        o, p, q = flat(out, j, like), flat(x, j, like), flat(y, j, like)
+    a, b = like.dtype.type(0.8), like.dtype.type(0.4 * h)
+    worst = 0.0
+    for j in range(x.shape[0]):
+        p, q = flat(x, j, like), flat(y, j, like)
         u, v = flat(g, j, like), flat(k, j, like)
-        for i in range(o.size):
-            o[i] = a * (p[i] - q[i]) - b * (u[i] + v[i])
+        errors, olds, news = 0.0, 0.0, 0.0
+        for i in range(0, p.size, SUMMED_AT_ONCE):
+            part = slice(i, i + SUMMED_AT_ONCE)
+            ee, oo, nn = _squares(p[part], q[part], u[part], v[part], a, b)
+            errors, olds, news = errors + ee, olds + oo, news + nn
+        worst = larger(worst, relative_error(errors, olds, news, rtol))
+    return worst
 
 
 @kernel
@@ -146,6 +182,8 @@ def chebyshev_step(method, flow, model, support, operator, scalars, cancel):
     w0, w1 = _prepare(method.polynomials, s)
     t, b = method.polynomials[0], method.polynomials[1]
     start, first = set_of(flow, POINT), set_of(flow, GRADIENT)
+    scalars[IS_CURRENT] = 0.0
+    scalars[STAGES] += s
     _start(set_of(flow, NEW_POINT), start, b[1] * w1 * h, first, like)
     for j in range(2, s + 1):
         mu, nu = 2.0 * b[j] * w0 / b[j - 1], -b[j] / b[j - 2]
@@ -157,15 +195,18 @@ def chebyshev_step(method, flow, model, support, operator, scalars, cancel):
         if is_set(cancel) or not np.isfinite(loss):
             return np.nan, loss
         # Y_{j−2} gives its place to Y_j; at j = 2 it is Y_0.
+        a, d = 1.0 - mu - nu, -gamma * h
         if j == 2:
-            _start(earlier, start, 0.0, first, like)
-        _mix(earlier, 1.0 - mu - nu, start, mu, latest, nu, -gamma * h, first, like)
-        if not step_back(model, support, latest, earlier, slope * h, earlier, cancel):
-            pull_back(model, support, latest, set_of(flow, NEW_GRADIENT), cancel)
-            _subtract(earlier, slope * h, set_of(flow, NEW_GRADIENT), like)
+            a, nu = a + nu, 0.0
+        if model.step_back != 0:
+            _mix(earlier, a, start, mu, latest, nu, d, first, like)
+            step_back(model, support, latest, earlier, slope * h, earlier, cancel)
+        else:
+            gradient = set_of(flow, NEW_GRADIENT)
+            pull_back(model, support, latest, gradient, cancel)
+            _mix_with_gradient(earlier, a, start, mu, latest, nu, d, first, slope * h, gradient, like)
         swap(flow, NEW_POINT, STAGE)
-    new_point, new_gradient, error = set_of(flow, NEW_POINT), set_of(flow, NEW_GRADIENT), set_of(flow, STAGE)
-    loss = evaluate(model, support, operator, new_point, new_gradient, scalars, cancel)
-    _estimate(error, start, new_point, h, first, new_gradient, like)
+    end, last = set_of(flow, NEW_POINT), set_of(flow, NEW_GRADIENT)
+    loss = evaluate(model, support, operator, end, last, scalars, cancel)
     scalars[RADIUS_AGE] += 1.0
-    return relative_error(error, start, new_point, tolerance(flow, scalars), like), loss
+    return _error(start, end, h, first, last, tolerance(flow, scalars), like), loss

@@ -13,10 +13,13 @@ from fastdmf.kernels.cpu.flow import (
     STAGE,
     STEP_SIZE,
     evaluate,
+    larger,
     relative_error,
     set_of,
     tolerance,
 )
+from fastdmf.kernels.cpu.flow import STAGES as STAGES_TAKEN
+from fastdmf.kernels.cpu.stepping import sum_of_squares
 from fastdmf.kernels.cpu.tables import flat, is_set
 
 STAGES = 7
@@ -69,6 +72,7 @@ def _fill(out, scale, x, like):
 def dormand_prince_step(method, flow, model, support, operator, scalars, cancel):
     """Try a step: its error in units of the tolerance, and the loss at the new point."""
     like, h = model.w, scalars[STEP_SIZE]
+    scalars[STAGES_TAKEN] += STAGES - 1
     start, point = set_of(flow, POINT), set_of(flow, NEW_POINT)
     loss = np.nan
     for i in range(1, STAGES):
@@ -82,4 +86,9 @@ def dormand_prince_step(method, flow, model, support, operator, scalars, cancel)
     _fill(method.memory, h * _E[0], set_of(flow, GRADIENT), like)
     for i in range(2, STAGES):
         _add(method.memory, h * _E[i], set_of(flow, _role(i)), like)
-    return relative_error(method.memory, start, point, tolerance(flow, scalars), like), loss
+    worst = 0.0
+    for j in range(point.shape[0]):
+        error = sum_of_squares(method.memory[j : j + 1], like)
+        old, new = sum_of_squares(start[j : j + 1], like), sum_of_squares(point[j : j + 1], like)
+        worst = larger(worst, relative_error(error, old, new, tolerance(flow, scalars)))
+    return worst, loss

@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastdmf.kernels.cpu.compilation import compile_apart, kernel
+from fastdmf.kernels.cpu.compilation import kernel
 from fastdmf.kernels.cpu.stepping import SLOTS as _SLOTS_OF_STEPS
 from fastdmf.kernels.cpu.stepping import forward
-from fastdmf.kernels.cpu.tables import flat
 from fastdmf.kernels.cpu.verbs import pull_back
 
 # Roles: where the flow is, where its step leads (afterwards: came from), and memory for stages.  Between
@@ -19,15 +18,18 @@ from fastdmf.kernels.cpu.verbs import pull_back
 POINT, GRADIENT, NEW_POINT, NEW_GRADIENT, STAGE = range(5)
 SHOWN = STAGE
 
-# Slots of scalars, beside those of every trajectory: the next step size, the error of the last step in units
-# of the tolerance, the spectral radius of the Hessian and the steps since it was found, the first loss;
-# what was counted; and of the last step its size, its ends' losses, when it ended, and how much of it is
-# behind the point that is shown.
+# Slots of scalars, beside those of every trajectory.  The next step size, the error of the last step in units
+# of the tolerance, the spectral radius of the Hessian and the steps since it was found, the first loss.
 STEP_SIZE, LAST_ERROR, RADIUS, RADIUS_AGE, FIRST_LOSS = range(_SLOTS_OF_STEPS, _SLOTS_OF_STEPS + 5)
-EVALUATIONS, REJECTED, PRODUCTS = range(_SLOTS_OF_STEPS + 5, _SLOTS_OF_STEPS + 8)
-SEGMENT, START_LOSS, END_LOSS, END_TIME, FRACTION = range(_SLOTS_OF_STEPS + 8, _SLOTS_OF_STEPS + 13)
-SLOTS = _SLOTS_OF_STEPS + 13
+# Whether W and the gradient on the support are those of the point, and what was counted.
+IS_CURRENT, EVALUATIONS, STAGES, REJECTED, PRODUCTS = range(_SLOTS_OF_STEPS + 5, _SLOTS_OF_STEPS + 10)
+# Of the last step its size, the losses at its ends, when it ended, and how much of it lies behind the point
+# that is shown.
+SEGMENT, START_LOSS, END_LOSS, END_TIME, FRACTION = range(_SLOTS_OF_STEPS + 10, _SLOTS_OF_STEPS + 15)
+SLOTS = _SLOTS_OF_STEPS + 15
 
+#: Squares are summed in the precision of the factors so many at a time, and in float64 beyond that.
+SUMMED_AT_ONCE = 1024
 #: Added to the tolerated norm of a factor's error, for factors that are zero.
 _ABSOLUTE = 1e-12
 
@@ -77,17 +79,12 @@ def tolerance(flow, scalars):
 
 
 @kernel
-def relative_error(error, point, new_point, rtol, like):
-    """max_j ‖E_j‖ / (atol + rtol max(‖θ_j‖, ‖θ'_j‖)) over the factors, for the error E of a step."""
-    compile_apart()
-    worst = 0.0
-    for j in range(point.shape[0]):
-        e, old, new = flat(error, j, like), flat(point, j, like), flat(new_point, j, like)
-        ee, oo, nn = 0.0, 0.0, 0.0
-        for i in range(e.size):
-            ee += np.float64(e[i]) * np.float64(e[i])
-            oo += np.float64(old[i]) * np.float64(old[i])
-            nn += np.float64(new[i]) * np.float64(new[i])
-        size = np.sqrt(ee) / (_ABSOLUTE + rtol * np.sqrt(max(oo, nn)))
-        worst = size if not size <= worst else worst  # NaN counts as worst
-    return worst
+def relative_error(error, old, new, rtol):
+    """‖E‖ / (atol + rtol max(‖θ‖, ‖θ'‖)) for a factor, from the squares of the three norms."""
+    return np.sqrt(error) / (_ABSOLUTE + rtol * np.sqrt(max(old, new)))
+
+
+@kernel
+def larger(worst, error):
+    """The larger of two errors; NaN is larger than any."""
+    return error if not error <= worst else worst

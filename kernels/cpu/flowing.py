@@ -18,6 +18,7 @@ from fastdmf.kernels.cpu.flow import (
     FIRST_LOSS,
     FRACTION,
     GRADIENT,
+    IS_CURRENT,
     LAST_ERROR,
     NEW_GRADIENT,
     NEW_POINT,
@@ -52,8 +53,8 @@ STUCK = 4
 _MOST_REJECTIONS = 60
 #: The first step moves the factors by this fraction of their norm.
 _FIRST_MOVE = 0.01
-#: A crossing is found when the loss there is below its level by less than this fraction.
-_LEVEL_ACCURACY = 1e-9
+#: A crossing is found when the loss there is below its level by less than this fraction (float64, float32).
+_LEVEL_ACCURACY, _LEVEL_ACCURACY_SINGLE = 1e-9, 1e-6
 #: "As old as it gets": makes the next step look for the spectral radius again.
 OLD = 1e9
 
@@ -86,6 +87,7 @@ def _begin(flow, model, support, operator, scalars, cancel):
     point, gradient, like = set_of(flow, POINT), set_of(flow, GRADIENT), model.w
     scalars[END_LOSS] = evaluate(model, support, operator, point, gradient, scalars, cancel)
     scalars[GRADIENT_SQUARED] = sum_of_squares(gradient, like)
+    scalars[IS_CURRENT] = 1.0
     if scalars[STEP_SIZE] == 0.0:
         scalars[FIRST_LOSS] = scalars[END_LOSS]
         size, slope = np.sqrt(sum_of_squares(point, like)), np.sqrt(scalars[GRADIENT_SQUARED])
@@ -118,6 +120,7 @@ def _loss_inside(flow, model, support, operator, fraction, scalars, cancel):
     """The loss at a fraction of the last step, which is then shown."""
     _interpolate(flow, fraction, scalars[SEGMENT], model.w)
     scalars[EVALUATIONS] += 1.0
+    scalars[IS_CURRENT] = 0.0
     return forward(model, support, operator, set_of(flow, SHOWN), cancel)
 
 
@@ -131,7 +134,8 @@ def _crossing(flow, model, support, operator, level, scalars, cancel):
     at_low = (scalars[LOSS] if scalars[FRACTION] < 1.0 else scalars[START_LOSS]) - level
     at_high = scalars[END_LOSS] - level
     below, side = at_high, 0
-    while high - low > 1e-15 and -below > _LEVEL_ACCURACY * level and not is_set(cancel):
+    accuracy = _LEVEL_ACCURACY if model.w.itemsize == 8 else _LEVEL_ACCURACY_SINGLE
+    while high - low > 1e-15 and -below > accuracy * level and not is_set(cancel):
         middle = (low * at_high - high * at_low) / (at_high - at_low)
         if not low < middle < high:
             middle = 0.5 * (low + high)
@@ -202,7 +206,7 @@ def _resize(scalars, error, order, is_accepted):
     h = scalars[STEP_SIZE]
     if is_accepted:
         error = max(error, 1e-8)
-        factor = 0.85 * error ** (-0.7 / order) * scalars[LAST_ERROR] ** (0.4 / order)
+        factor = 0.9 * error ** (-0.7 / order) * scalars[LAST_ERROR] ** (0.2 / order)
         scalars[STEP_SIZE] = h * min(4.0, max(0.2, factor))
         scalars[LAST_ERROR] = max(error, 1e-3)
     elif not np.isfinite(error):
@@ -213,14 +217,15 @@ def _resize(scalars, error, order, is_accepted):
 
 @entry_point
 def flow_on(
-    method, flow, model, support, operator, scalars, is_evaluated, steps, loss_below, gradient_below, until,
-    cancel,
+    method, flow, model, support, operator, scalars, is_evaluated, steps, norms, loss_below, gradient_below,
+    until, cancel,
 ):  # fmt: skip
     """Take up to ``steps`` accepted steps; what is not evaluated yet is evaluated first.
 
     The flow halts where the loss crosses a level of its own (an infinite ``gradient_below[c]``), at the end
     of the first step that meets a pair of thresholds, and at the time ``until``.  From a point inside a
-    step it goes to the next halt in that step, or to its end: no step is taken then.
+    step it goes to the next halt in that step, or to its end: no step is taken then.  Without ``norms`` the
+    gradient's norm is not found, and the square of it is left as −1.
 
     Returns
     -------
@@ -233,6 +238,7 @@ def flow_on(
             evaluate(
                 model, support, operator, set_of(flow, NEW_POINT), set_of(flow, NEW_GRADIENT), scalars, cancel
             )
+            scalars[IS_CURRENT] = 0.0
     if scalars[FRACTION] < 1.0 and steps > 0:
         if _halt_inside(flow, model, support, operator, loss_below, gradient_below, until, scalars, cancel):
             return 0, HALTED
@@ -252,17 +258,19 @@ def flow_on(
         _resize(scalars, error, order, is_accepted)
         if not is_accepted:
             scalars[REJECTED] += 1.0
-            scalars[RADIUS_AGE] = OLD
+            if not error > 1.0:  # at its stability limit a method rings
+                scalars[RADIUS_AGE] = OLD
             rejections += 1
             continue
         rejections = 0
         taken += 1
         swap(flow, POINT, NEW_POINT)
         swap(flow, GRADIENT, NEW_GRADIENT)
+        scalars[IS_CURRENT] = 1.0
         scalars[STEPS] += 1.0
         scalars[SEGMENT], scalars[START_LOSS], scalars[END_LOSS] = h, scalars[END_LOSS], loss
         scalars[END_TIME] += h
-        scalars[GRADIENT_SQUARED] = sum_of_squares(set_of(flow, GRADIENT), like)
+        scalars[GRADIENT_SQUARED] = sum_of_squares(set_of(flow, GRADIENT), like) if norms else -1.0
         scalars[FRACTION] = 1.0
         if _halt_inside(flow, model, support, operator, loss_below, gradient_below, until, scalars, cancel):
             return taken, HALTED

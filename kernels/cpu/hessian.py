@@ -7,8 +7,8 @@ from fastdmf.kernels.cpu.stepping import sum_of_squares
 from fastdmf.kernels.cpu.tables import flat
 from fastdmf.kernels.cpu.verbs import curve, push, residual
 
-#: Power iteration ends when two estimates agree to this fraction, or after so many products.
-_AGREEMENT, _MOST_PRODUCTS = 0.02, 30
+#: Power iteration ends when two estimates agree to this fraction of them, or after so many products.
+_AGREEMENT, _MOST_PRODUCTS = 0.05, 30
 
 
 @kernel
@@ -24,20 +24,20 @@ def hessian_times(model, support, linear, factors, direction, out, w_dot, cancel
 
 
 @kernel
-def spectral_radius(model, support, linear, factors, direction, out, w_dot, cancel):
+def spectral_radius(model, support, linear, factors, direction, out, w_dot, before, cancel):
     """The largest absolute eigenvalue of H by power iteration, and the products that it took.
 
-    ``direction``, of norm 1, is where iteration starts and where it ends.
+    ``direction``, of norm 1, is where iteration starts and where it ends; ``before`` is the last estimate.
     """
-    radius = 0.0
+    radius = before
     for products in range(1, _MOST_PRODUCTS + 1):
         hessian_times(model, support, linear, factors, direction, out, w_dot, cancel)
         norm = np.sqrt(sum_of_squares(out, w_dot))
         if not (norm > 0.0 and np.isfinite(norm)):
             return norm, products
+        inverse = w_dot.dtype.type(1.0 / norm)
         for j in range(out.shape[0]):
             v, hv = flat(direction, j, w_dot), flat(out, j, w_dot)
-            inverse = w_dot.dtype.type(1.0 / norm)
             for i in range(v.size):
                 v[i] = inverse * hv[i]
         if abs(norm - radius) < _AGREEMENT * norm:

@@ -104,14 +104,11 @@ def _pull_back(at, support, factors, grads, cancel):
 
 @implements("step_back", Chains)
 def _step_back(at, support, factors, base, step, moved, cancel):
-    m = at[0]
-    if m.left > 1 or m.right > 1:
-        return False
+    # Two factors: of longer chains the gradient has to be written out.
     pull(
-        support, m.w, place(factors, 0), place(factors, 1), -step,
+        support, at[0].w, place(factors, 0), place(factors, 1), -step,
         place(base, 0), place(base, 1), place(moved, 0), place(moved, 1), cancel,
     )  # fmt: skip
-    return True
 
 
 @kernel

@@ -110,10 +110,9 @@ def _move_fixed(rule, model, support, operator, factors, grads, scalars, has_gra
 
     def fixed(rule, model, support, operator, factors, grads, scalars, has_gradient, swapped, cancel):
         scalars[TIME] += rule.lr
-        has_moved = False
-        if rule.momentum == 0.0:
-            has_moved = step_back(model, support, factors, factors, rule.lr, grads, cancel)
-        if not has_moved:
+        if rule.momentum == 0.0 and model.step_back != 0:
+            step_back(model, support, factors, factors, rule.lr, grads, cancel)
+        else:
             if not has_gradient:
                 pull_back(model, support, factors, grads, cancel)
             if rule.momentum != 0.0:

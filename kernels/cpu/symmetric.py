@@ -27,7 +27,6 @@ def _pull_back(at, support, factors, grads, cancel):
 @implements("step_back", Tied)
 def _step_back(at, support, factors, base, step, moved, cancel):
     pull_tied(support, at[0].w, place(factors, 0), -step, place(base, 0), place(moved, 0), cancel)
-    return True
 
 
 @implements("push", Tied)

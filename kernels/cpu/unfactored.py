@@ -32,7 +32,6 @@ def _step_back(at, support, factors, base, step, moved, cancel):
     step = gradient.dtype.type(step)
     for e in range(w.size):
         new[e] = w[e] - step * gradient[e]
-    return True
 
 
 @implements("expand", Unfactored)

@@ -6,7 +6,9 @@ function that implements one of its verbs is compiled for that type alone; and c
 a :class:`Model`, :class:`Support` or :class:`Operator` stands for whatever kind.
 """
 
+import functools
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numba
@@ -71,7 +73,7 @@ _FLAG, _NUMBER, _REAL = types.boolean, types.int64, types.float64
 SIGNATURES: dict[str, Callable[[Any], Any]] = {
     "compose": lambda t: types.void(_SUPPORT, _TABLE, t[::1], _FLAGS),
     "pull_back": lambda t: types.void(_SUPPORT, _TABLE, _TABLE, _FLAGS),
-    "step_back": lambda t: _FLAG(_SUPPORT, _TABLE, _TABLE, _REAL, _TABLE, _FLAGS),
+    "step_back": lambda t: types.void(_SUPPORT, _TABLE, _TABLE, _REAL, _TABLE, _FLAGS),
     "expand": lambda t: _NUMBER(_SUPPORT, _TABLE, _TABLE, _TABLE, t[:, ::1], _FLAGS),
     "push": lambda t: types.void(_SUPPORT, _TABLE, _TABLE, t[::1], _FLAGS),
     "curve": lambda t: types.void(_SUPPORT, _TABLE, _TABLE, t[::1], _TABLE, _FLAGS),
@@ -110,18 +112,25 @@ class Bound:
     """
 
     def __init__(self, kind: Any, dtype: np.dtype, parallel: bool = False) -> None:
-        self.kind, self._dtype, self._parallel = kind, numba.from_dtype(dtype), parallel
+        self._kind, self._dtype, self._parallel = kind, numba.from_dtype(dtype), parallel
         self._memory = np.array(_words(kind), dtype=np.int64)
         self.at: int = self._memory.ctypes.data
 
+    @cached_property
+    def _type(self) -> Any:
+        return numba.typeof(self._kind)
+
     def address(self, verb: str) -> int:
         """Where the machine code of a verb lies."""
-        wanted = SIGNATURES[verb](self._dtype)
-        pointer = types.CPointer(numba.typeof(self.kind))
-        signature = wanted.return_type(pointer, *wanted.args)
-        body = _bodies[verb, type(self.kind)]
-        has_parallel_loops = "prange" in body.__code__.co_names
-        return compiled(body, signature, self._parallel and has_parallel_loops).address
+        return _address(verb, type(self._kind), self._type, self._dtype, self._parallel)
+
+
+@functools.cache
+def _address(verb: str, kind: type, kind_type: Any, dtype: Any, parallel: bool) -> int:
+    body, wanted = _bodies[verb, kind], SIGNATURES[verb](dtype)
+    signature = wanted.return_type(types.CPointer(kind_type), *wanted.args)
+    has_parallel_loops = "prange" in body.__code__.co_names
+    return compiled(body, signature, parallel and has_parallel_loops).address
 
 
 def _words(value: Any) -> list[int]:
@@ -178,7 +187,7 @@ compose = _called("compose")
 pull_back = _called("pull_back")
 
 #: step_back(model, support, factors, base, step, moved, cancel): moved = base − step · gradient without
-#: writing out the gradient at the factors; False where that is not done.  ``base`` may be ``moved``.
+#: writing out the gradient at the factors; not there (0) where it has to be.  ``base`` may be ``moved``.
 step_back = _called("step_back")
 
 #: expand(model, support, factors, grads, powers, entries, cancel): entries[t − 1] = the coefficient ξᵗ of W
