@@ -18,8 +18,8 @@ from fastdmf.kernels.cpu.flow import Flow
 from fastdmf.kernels.cpu.flowing import flow_on
 from fastdmf.optimizers import GradientFlow
 
-#: Sets of matrices that the stages of a method need, beside point and gradient.
-_STAGE_SETS = {"rkc2": 3, "dopri5": 2 + dormand_prince.STAGES - 2}
+#: Sets of matrices: point and gradient, before and after a step, and the gradients at the stages between.
+_SETS = 4 + dormand_prince.STAGES - 2
 
 
 class FlowTrajectory(CpuTrajectory):
@@ -41,10 +41,9 @@ class FlowTrajectory(CpuTrajectory):
         scalars = memory.get("scalars", np.zeros(flow.SLOTS))
         super().__init__(objective, optimizer, scratch, factors, scalars, evaluations)
         layout, dtype = objective.layout, objective.dtype
-        count = 2 + _STAGE_SETS[optimizer.method]
-        self._sets = [Matrices.empty(layout.shapes, dtype, layout.lanes) for _ in range(count)]
+        self._sets = [Matrices.empty(layout.shapes, dtype, layout.lanes) for _ in range(_SETS)]
         tables = np.stack([matrices.table for matrices in self._sets])
-        self._flow = Flow(tables, np.arange(count), float(optimizer.rtol), float(optimizer.plateau_factor))
+        self._flow = Flow(tables, np.arange(_SETS), float(optimizer.rtol), float(optimizer.plateau_factor))
         self._direction = self._first_direction(memory)
         self._method = self._bind_method(optimizer)
         inside = not self.is_at_step and bool(memory)
@@ -83,8 +82,7 @@ class FlowTrajectory(CpuTrajectory):
     def _bind_method(self, optimizer: GradientFlow) -> Any:
         o = self.objective
         if optimizer.method == "dopri5":
-            self._error = Matrices.empty(o.layout.shapes, o.dtype, o.layout.lanes)
-            return DormandPrince(self._error.table)
+            return DormandPrince(np.empty(0, o.dtype))
         w_dot = aligned_empty((o.entries,), o.dtype)
         polynomials = np.zeros((2, MAX_STAGES + 1))
         return Chebyshev(self._direction.table, w_dot, o.bind_operator(w_dot, linear=True), polynomials)

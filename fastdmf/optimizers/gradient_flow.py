@@ -22,7 +22,8 @@ class GradientFlow(Optimizer):
         Tolerated error of a step, relative to the norm of each factor; in (0, 1).
     method : {"rkc2", "dopri5"}
         Runge–Kutta–Chebyshev of order 2 (Sommeijer, Shampine & Verwer 1998), whose stages follow the
-        stiffness; or Dormand & Prince's explicit pair of order 5, for references with ``rtol`` ≤ 1e-6.
+        stiffness, after explicit steps until the flow is stiff at all; or Dormand & Prince's explicit pair of
+        order 5 throughout, for references with ``rtol`` ≤ 1e-6.
     plateau_factor : float
         While the loss is above 0.9 of its first value, the tolerance is ``rtol * plateau_factor``: the
         directions chosen on the first plateau decide where the flow ends.  In (0, 1].

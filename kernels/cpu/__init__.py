@@ -8,7 +8,7 @@
 ``blas``            dense products
 ``dense_rows``      long dense rows, for one vector or several: products and weighted sums in one pass
 ``loss``            the loss, whatever is measured
-``verbs``           what factorizations, supports and operators implement
+``verbs``           what factorizations, supports and operators implement, compiled once and called by address
 ``product``         the factorization W = W_N ⋯ W_1
 ``symmetric``       the factorization W = UUᵀ
 ``unfactored``      W itself
@@ -19,6 +19,11 @@
 ``line_search``     the loss along the gradient as a polynomial, and its minimizer
 ``stepping``        loss, gradient, and the compiled multi-step loop
 ``lockstep``        the same for several trajectories at once
+``flow``            what integrators of the gradient flow share
+``hessian``         products with the Hessian, and its spectral radius
+``chebyshev``       stabilized steps of order 2, for stiff stretches
+``dormand_prince``  explicit steps of order 5
+``flowing``         the loop of controlled steps, and points inside them
 ==================  ================================================================================
 
 Notation.  W (n × p) is split where the observations meet it: W = L Rᵀ, with L (n × k) the product of

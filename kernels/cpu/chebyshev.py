@@ -2,6 +2,9 @@
 
 A step of s stages is stable for h ρ ≤ 0.65 s², ρ the spectral radius of the Hessian: the quadratic growth
 is what carries the flow over its stiff stretches at the cost of few evaluations.
+
+Before the flow becomes stiff, while it leaves the saddle near zero, accuracy is what limits the steps, and
+those of Dormand and Prince go twice as far for their evaluations: they are taken until h ρ is at their limit.
 """
 
 import math
@@ -10,12 +13,16 @@ from typing import NamedTuple
 import numpy as np
 
 from fastdmf.kernels.cpu.compilation import compile_apart, kernel
+from fastdmf.kernels.cpu.dormand_prince import dormand_prince_step
 from fastdmf.kernels.cpu.flow import (
     EVALUATIONS,
     GRADIENT,
     IS_CURRENT,
+    IS_STIFF,
+    LAST_ERROR,
     NEW_GRADIENT,
     NEW_POINT,
+    OLD,
     POINT,
     PRODUCTS,
     RADIUS,
@@ -25,6 +32,7 @@ from fastdmf.kernels.cpu.flow import (
     STEP_SIZE,
     SUMMED_AT_ONCE,
     evaluate,
+    is_on_plateau,
     larger,
     relative_error,
     set_of,
@@ -40,6 +48,8 @@ from fastdmf.kernels.cpu.verbs import Operator, pull_back, step_back
 _DAMPING, _STRETCH = 2.0 / 13.0, 1.54
 #: Power iteration finds ρ from below; after so many steps it is found again.
 _SAFETY, _REFRESH = 1.15, 25
+#: The same for explicit steps, and h ρ from which the flow counts as stiff: they are stable up to 3.3.
+_REFRESH_EXPLICIT, _EXPLICIT_LIMIT = 5, 2.5
 MAX_STAGES = 200
 
 
@@ -53,9 +63,9 @@ class Chebyshev(NamedTuple):
 
 
 @kernel
-def _radius(method, flow, model, support, operator, scalars, cancel):
-    """The spectral radius at the point, with some room; found again when it is old."""
-    if scalars[RADIUS_AGE] >= _REFRESH:
+def _radius(method, flow, model, support, operator, scalars, refresh, cancel):
+    """The spectral radius at the point, with some room; found again after ``refresh`` steps."""
+    if scalars[RADIUS_AGE] >= refresh:
         if scalars[IS_CURRENT] == 0.0:
             forward(model, support, operator, set_of(flow, POINT), cancel)
             scalars[EVALUATIONS] += 1.0
@@ -170,13 +180,36 @@ def _error(x, y, h, g, k, rtol, like):
 
 
 @kernel
-def chebyshev_step(method, flow, model, support, operator, scalars, cancel):
+def _becomes_stiff(method, flow, model, support, operator, scalars, cancel):
+    """Whether stability, no longer accuracy, would limit an explicit step.
+
+    On the first plateau this is asked only after a step was rejected.
+    """
+    if scalars[RADIUS_AGE] < OLD and is_on_plateau(scalars):
+        return False
+    radius = _radius(method, flow, model, support, operator, scalars, _REFRESH_EXPLICIT, cancel)
+    return scalars[STEP_SIZE] * radius > _EXPLICIT_LIMIT
+
+
+@kernel
+def either_step(method, flow, model, support, operator, scalars, cancel):
+    """Try an explicit step until the flow is stiff, and a Chebyshev step from then on."""
+    if scalars[IS_STIFF] == 0.0:
+        if not _becomes_stiff(method, flow, model, support, operator, scalars, cancel):
+            scalars[RADIUS_AGE] += 1.0
+            return dormand_prince_step(flow, model, support, operator, scalars, cancel)
+        scalars[IS_STIFF], scalars[LAST_ERROR] = 1.0, 1.0
+    return _chebyshev_step(method, flow, model, support, operator, scalars, cancel)
+
+
+@kernel
+def _chebyshev_step(method, flow, model, support, operator, scalars, cancel):
     """Try a step: its error in units of the tolerance, and the loss at the new point.
 
     Y_1 = Y_0 − μ̃_1 h g_0;  Y_j = (1 − μ_j − ν_j) Y_0 + μ_j Y_{j−1} + ν_j Y_{j−2} − μ̃_j h g_{j−1} − γ̃_j h g_0.
     """
     like = model.w
-    radius = _radius(method, flow, model, support, operator, scalars, cancel)
+    radius = _radius(method, flow, model, support, operator, scalars, _REFRESH, cancel)
     s, h = _stages(scalars[STEP_SIZE], radius)
     scalars[STEP_SIZE] = h
     w0, w1 = _prepare(method.polynomials, s)

@@ -7,6 +7,7 @@ import numpy as np
 from fastdmf.kernels.cpu.compilation import compile_apart, kernel
 from fastdmf.kernels.cpu.flow import (
     GRADIENT,
+    IS_CURRENT,
     NEW_GRADIENT,
     NEW_POINT,
     POINT,
@@ -36,9 +37,9 @@ _E = np.array([71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525,
 
 
 class DormandPrince(NamedTuple):
-    """``memory`` is the table of a set for the error."""
+    """No memory beside the sets; the element type is that of ``like``."""
 
-    memory: np.ndarray
+    like: np.ndarray
 
 
 @kernel
@@ -69,9 +70,10 @@ def _fill(out, scale, x, like):
 
 
 @kernel
-def dormand_prince_step(method, flow, model, support, operator, scalars, cancel):
+def dormand_prince_step(flow, model, support, operator, scalars, cancel):
     """Try a step: its error in units of the tolerance, and the loss at the new point."""
     like, h = model.w, scalars[STEP_SIZE]
+    scalars[IS_CURRENT] = 0.0
     scalars[STAGES_TAKEN] += STAGES - 1
     start, point = set_of(flow, POINT), set_of(flow, NEW_POINT)
     loss = np.nan
@@ -83,12 +85,13 @@ def dormand_prince_step(method, flow, model, support, operator, scalars, cancel)
         loss = evaluate(model, support, operator, point, set_of(flow, _role(i)), scalars, cancel)
         if is_set(cancel) or not np.isfinite(loss):
             return np.nan, loss
-    _fill(method.memory, h * _E[0], set_of(flow, GRADIENT), like)
+    error = set_of(flow, _role(1))  # which has no part in the error
+    _fill(error, h * _E[0], set_of(flow, GRADIENT), like)
     for i in range(2, STAGES):
-        _add(method.memory, h * _E[i], set_of(flow, _role(i)), like)
+        _add(error, h * _E[i], set_of(flow, _role(i)), like)
     worst = 0.0
     for j in range(point.shape[0]):
-        error = sum_of_squares(method.memory[j : j + 1], like)
+        size = sum_of_squares(error[j : j + 1], like)
         old, new = sum_of_squares(start[j : j + 1], like), sum_of_squares(point[j : j + 1], like)
-        worst = larger(worst, relative_error(error, old, new, tolerance(flow, scalars)))
+        worst = larger(worst, relative_error(size, old, new, tolerance(flow, scalars)))
     return worst, loss

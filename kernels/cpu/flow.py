@@ -21,12 +21,17 @@ SHOWN = STAGE
 # Slots of scalars, beside those of every trajectory.  The next step size, the error of the last step in units
 # of the tolerance, the spectral radius of the Hessian and the steps since it was found, the first loss.
 STEP_SIZE, LAST_ERROR, RADIUS, RADIUS_AGE, FIRST_LOSS = range(_SLOTS_OF_STEPS, _SLOTS_OF_STEPS + 5)
-# Whether W and the gradient on the support are those of the point, and what was counted.
-IS_CURRENT, EVALUATIONS, STAGES, REJECTED, PRODUCTS = range(_SLOTS_OF_STEPS + 5, _SLOTS_OF_STEPS + 10)
+# Whether the flow has become stiff, and whether W and the gradient on the support are those of the point.
+IS_STIFF, IS_CURRENT = range(_SLOTS_OF_STEPS + 5, _SLOTS_OF_STEPS + 7)
+# What was counted.
+EVALUATIONS, STAGES, REJECTED, PRODUCTS = range(_SLOTS_OF_STEPS + 7, _SLOTS_OF_STEPS + 11)
 # Of the last step its size, the losses at its ends, when it ended, and how much of it lies behind the point
 # that is shown.
-SEGMENT, START_LOSS, END_LOSS, END_TIME, FRACTION = range(_SLOTS_OF_STEPS + 10, _SLOTS_OF_STEPS + 15)
-SLOTS = _SLOTS_OF_STEPS + 15
+SEGMENT, START_LOSS, END_LOSS, END_TIME, FRACTION = range(_SLOTS_OF_STEPS + 11, _SLOTS_OF_STEPS + 16)
+SLOTS = _SLOTS_OF_STEPS + 16
+
+#: "As old as it gets": makes the next step look for the spectral radius again.
+OLD = 1e9
 
 #: Squares are summed in the precision of the factors so many at a time, and in float64 beyond that.
 SUMMED_AT_ONCE = 1024
@@ -69,13 +74,18 @@ def evaluate(model, support, operator, point, gradient, scalars, cancel):
 
 
 @kernel
+def is_on_plateau(scalars):
+    """Whether the loss has not yet left the first plateau."""
+    return scalars[END_LOSS] > 0.9 * scalars[FIRST_LOSS]
+
+
+@kernel
 def tolerance(flow, scalars):
     """The relative error that a step may make.
 
     The directions chosen on the first plateau decide where the flow ends: it is followed more closely there.
     """
-    is_on_plateau = scalars[END_LOSS] > 0.9 * scalars[FIRST_LOSS]
-    return flow.rtol * flow.plateau_factor if is_on_plateau else flow.rtol
+    return flow.rtol * flow.plateau_factor if is_on_plateau(scalars) else flow.rtol
 
 
 @kernel

@@ -8,9 +8,9 @@ there does not change the path.
 import numpy as np
 from numba.extending import overload
 
-from fastdmf.kernels.cpu.chebyshev import Chebyshev, chebyshev_step
+from fastdmf.kernels.cpu.chebyshev import Chebyshev, either_step
 from fastdmf.kernels.cpu.compilation import compile_apart, entry_point, kernel
-from fastdmf.kernels.cpu.dormand_prince import DormandPrince, dormand_prince_step
+from fastdmf.kernels.cpu.dormand_prince import dormand_prince_step
 from fastdmf.kernels.cpu.flow import (
     END_LOSS,
     END_TIME,
@@ -19,9 +19,11 @@ from fastdmf.kernels.cpu.flow import (
     FRACTION,
     GRADIENT,
     IS_CURRENT,
+    IS_STIFF,
     LAST_ERROR,
     NEW_GRADIENT,
     NEW_POINT,
+    OLD,
     POINT,
     RADIUS_AGE,
     REJECTED,
@@ -55,8 +57,6 @@ _MOST_REJECTIONS = 60
 _FIRST_MOVE = 0.01
 #: A crossing is found when the loss there is below its level by less than this fraction (float64, float32).
 _LEVEL_ACCURACY, _LEVEL_ACCURACY_SINGLE = 1e-9, 1e-6
-#: "As old as it gets": makes the next step look for the spectral radius again.
-OLD = 1e9
 
 
 def attempt(method, flow, model, support, operator, scalars, cancel):
@@ -65,20 +65,19 @@ def attempt(method, flow, model, support, operator, scalars, cancel):
 
 @overload(attempt)
 def _attempt(method, flow, model, support, operator, scalars, cancel):
-    step = chebyshev_step if is_a(method, Chebyshev) else dormand_prince_step
-    return lambda method, flow, model, support, operator, scalars, cancel: step(
-        method, flow, model, support, operator, scalars, cancel
+    if is_a(method, Chebyshev):
+        return lambda method, flow, model, support, operator, scalars, cancel: either_step(
+            method, flow, model, support, operator, scalars, cancel
+        )
+    return lambda method, flow, model, support, operator, scalars, cancel: dormand_prince_step(
+        flow, model, support, operator, scalars, cancel
     )
 
 
-def order_of(method):
+@kernel
+def order_of(scalars):
     """The order of the error estimate, by which steps grow and shrink."""
-
-
-@overload(order_of)
-def _order_of(method):
-    order = 5.0 if is_a(method, DormandPrince) else 3.0
-    return lambda method: order
+    return 5.0 if scalars[IS_STIFF] == 0.0 else 3.0
 
 
 @kernel
@@ -92,7 +91,7 @@ def _begin(flow, model, support, operator, scalars, cancel):
         scalars[FIRST_LOSS] = scalars[END_LOSS]
         size, slope = np.sqrt(sum_of_squares(point, like)), np.sqrt(scalars[GRADIENT_SQUARED])
         scalars[STEP_SIZE] = _FIRST_MOVE * size / slope if slope > 0.0 and size > 0.0 else 1.0
-        scalars[LAST_ERROR], scalars[RADIUS_AGE] = 1.0, OLD
+        scalars[LAST_ERROR] = 1.0
         scalars[FRACTION] = 1.0
         scalars[LOSS] = scalars[END_LOSS]
 
@@ -130,9 +129,8 @@ def _crossing(flow, model, support, operator, level, scalars, cancel):
 
     Regula falsi on the loss, with the Illinois rule: the bracket never opens, and its lower end is returned.
     """
-    low, high = scalars[FRACTION] if scalars[FRACTION] < 1.0 else 0.0, 1.0
-    at_low = (scalars[LOSS] if scalars[FRACTION] < 1.0 else scalars[START_LOSS]) - level
-    at_high = scalars[END_LOSS] - level
+    low, high = 0.0, 1.0  # of the whole step, wherever in it the flow is shown: the answer is the same
+    at_low, at_high = scalars[START_LOSS] - level, scalars[END_LOSS] - level
     below, side = at_high, 0
     accuracy = _LEVEL_ACCURACY if model.w.itemsize == 8 else _LEVEL_ACCURACY_SINGLE
     while high - low > 1e-15 and -below > accuracy * level and not is_set(cancel):
@@ -202,13 +200,19 @@ def _rises(loss, before, like):
 
 @kernel
 def _resize(scalars, error, order, is_accepted):
-    """Set the size of the next step, by a proportional-integral rule."""
-    h = scalars[STEP_SIZE]
+    """Set the size of the next step.
+
+    After an accepted step by the predictive rule (Gustafsson 1994), which foresees that the error goes on
+    growing as it did from the last step to this one: from a saddle the flow accelerates.
+    """
+    h, before = scalars[STEP_SIZE], scalars[SEGMENT]
     if is_accepted:
-        error = max(error, 1e-8)
-        factor = 0.9 * error ** (-0.7 / order) * scalars[LAST_ERROR] ** (0.2 / order)
+        error = max(error, 1e-4)
+        factor = 0.85 * error ** (-1.0 / order)
+        if before > 0.0:
+            factor *= min(1.0, h / before * (scalars[LAST_ERROR] / error) ** (1.0 / order))
         scalars[STEP_SIZE] = h * min(4.0, max(0.2, factor))
-        scalars[LAST_ERROR] = max(error, 1e-3)
+        scalars[LAST_ERROR] = error
     elif not np.isfinite(error):
         scalars[STEP_SIZE] = 0.25 * h
     else:  # the error was too large, or else the loss rose
@@ -246,7 +250,7 @@ def flow_on(
             return 0, CANCELLED
         _go_to_end(scalars)
         return 0, ALL_STEPS
-    taken, rejections, order = 0, 0, order_of(method)
+    taken, rejections = 0, 0
     while taken < steps:
         if scalars[GRADIENT_SQUARED] == 0.0 or rejections > _MOST_REJECTIONS:
             return taken, STUCK
@@ -255,10 +259,10 @@ def flow_on(
             return taken, CANCELLED
         h = scalars[STEP_SIZE]
         is_accepted = error <= 1.0 and not _rises(loss, scalars[END_LOSS], like)
-        _resize(scalars, error, order, is_accepted)
+        _resize(scalars, error, order_of(scalars), is_accepted)
         if not is_accepted:
             scalars[REJECTED] += 1.0
-            if not error > 1.0:  # at its stability limit a method rings
+            if scalars[IS_STIFF] == 0.0 or not error > 1.0:  # at its stability limit a method rings
                 scalars[RADIUS_AGE] = OLD
             rejections += 1
             continue
