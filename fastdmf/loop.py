@@ -98,8 +98,7 @@ class Loop:
         """The state after up to ``steps`` more steps; the argument is not changed.
 
         It stops early only at divergence: the returned state is then the last finite one and says
-        ``diverged``; advancing it again raises ValueError.  A flow also stops where no step is small enough
-        for the loss to fall.
+        ``diverged``; advancing it again raises ValueError.  A flow also stops where it rests to rounding.
         """
         count("steps", steps, least=0)
         if not isinstance(state, State):

@@ -33,7 +33,7 @@ _ADVICE = {
     Status.STATIONARY: "The gradient is below its threshold; a high loss then means a saddle or plateau, "
     "so compare the loss with what you expect.",
     Status.STALLED: "The loss stopped falling: try a larger learning rate, a larger initialization, or "
-    "more patience.",
+    "more patience; a flow stalls where it rests to rounding.",
     Status.TIME_LIMIT: "The time limit ran out: raise TimeLimit, or continue from result.factors.",
     Status.MAX_STEPS: "The steps ran out before the loss reached its threshold: raise MaxSteps, or use a "
     "larger learning rate.",

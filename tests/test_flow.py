@@ -285,6 +285,20 @@ def test_it_says_when_nothing_moves():
     assert (str(result.status), result.steps) == ("stalled", 0)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_it_says_when_it_rests(dtype):
+    """At a fit to rounding, and at a minimum that is no fit, as two measurements contradict each other."""
+    rest = dmf.LossBelow(1e-40) | dmf.MaxSteps(3000)
+    result = flow(small(), dmf.GradientFlow(), depth=2, dtype=dtype, stop=rest)
+    assert str(result.status) == "stalled"
+    assert result.loss < (1e-28 if dtype == "float64" else 1e-10)
+    matrices = np.stack([np.eye(4), np.eye(4), np.diag([1.0, 2.0, 3.0, 4.0])])
+    contradictory = dmf.Sensing(matrices, [1.0, 2.0, 3.0])
+    result = flow(contradictory, dmf.GradientFlow(), depth=2, dtype=dtype, stop=rest)
+    assert str(result.status) == "stalled"
+    assert result.loss == pytest.approx(1 / 6, rel=1e-6)
+
+
 def test_check_reports_the_change_and_warns():
     result = flow(small(), dmf.GradientFlow(rtol=1e-4, check=True), depth=2)
     finer = flow(small(), dmf.GradientFlow(rtol=1e-5), depth=2)

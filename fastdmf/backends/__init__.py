@@ -45,7 +45,7 @@ class Trajectory(Protocol):
 
     cancel: Array  #: One byte; when another thread sets it, an advance ends as soon as it can.
     diverged: bool  #: The next step has no finite loss; the point is the last finite one.
-    stuck: bool  #: No step of a flow is small enough for the loss to fall.
+    stuck: bool  #: A flow rests to rounding, or no step is small enough for its loss to fall.
 
     @property
     def loss(self) -> float:

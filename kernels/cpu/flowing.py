@@ -50,9 +50,11 @@ from fastdmf.kernels.cpu.stepping import (
 from fastdmf.kernels.cpu.tables import flat, is_set
 from fastdmf.kernels.cpu.verbs import is_a
 
-#: Why `flow_on` returned, beside what `stepping.advance` says: no step is small enough to be accepted.
+#: Why `flow_on` returned, beside what `stepping.advance` says: steps lead nowhere, or none is accepted.
 STUCK = 4
 _MOST_REJECTIONS = 60
+#: After so many steps it is looked whether the flow has come to rest, but for so many roundings.
+_REST, _ROUNDINGS = 16, 4096
 #: The first step moves the factors by this fraction of their norm.
 _FIRST_MOVE = 0.01
 #: A crossing is found when the loss there is below its level by less than this fraction (float64, float32).
@@ -192,6 +194,24 @@ def _go_to_end(scalars):
 
 
 @kernel
+def _rests(flow, scalars, like):
+    """Whether the last step did no more than rounding does in all its stages, to factors and loss."""
+    if scalars[END_LOSS] < 0.999 * scalars[START_LOSS]:
+        return False
+    rounding = _ROUNDINGS * (2.3e-16 if like.itemsize == 8 else 1.2e-7)
+    old, new = set_of(flow, NEW_POINT), set_of(flow, POINT)
+    for j in range(new.shape[0]):
+        x, y = flat(old, j, like), flat(new, j, like)
+        moved, size = 0.0, 0.0
+        for i in range(x.size):
+            moved += np.float64(y[i] - x[i]) ** 2
+            size += np.float64(y[i]) ** 2
+        if moved > rounding**2 * size:
+            return False
+    return True
+
+
+@kernel
 def _rises(loss, before, like):
     """Whether the loss rose by more than it is blurred by rounding."""
     blur = 1e-12 if like.itemsize == 8 else 2e-6
@@ -283,4 +303,6 @@ def flow_on(
             return taken, HALTED
         if is_set(cancel):
             return taken, CANCELLED
+        if scalars[STEPS] % _REST == 0.0 and _rests(flow, scalars, like):
+            return taken, STUCK
     return taken, ALL_STEPS
