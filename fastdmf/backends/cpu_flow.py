@@ -1,7 +1,6 @@
 """The gradient flow."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -14,8 +13,9 @@ from fastdmf.backends.layout import aligned_empty
 from fastdmf.kernels.cpu import dormand_prince, flow, stepping
 from fastdmf.kernels.cpu.chebyshev import MAX_STAGES, Chebyshev
 from fastdmf.kernels.cpu.dormand_prince import DormandPrince
-from fastdmf.kernels.cpu.flow import Flow
+from fastdmf.kernels.cpu.flow import Flow, Integrator
 from fastdmf.kernels.cpu.flowing import flow_on
+from fastdmf.kernels.cpu.verbs import Bound
 from fastdmf.optimizers import GradientFlow
 
 #: Sets of matrices: point and gradient, before and after a step, and the gradients at the stages between.
@@ -45,7 +45,7 @@ class FlowTrajectory(CpuTrajectory):
         tables = np.stack([matrices.table for matrices in self._sets])
         self._flow = Flow(tables, np.arange(_SETS), float(optimizer.rtol), float(optimizer.plateau_factor))
         self._direction = self._first_direction(memory)
-        self._method = self._bind_method(optimizer)
+        self._integrator = self._bind_integrator(optimizer.method)
         inside = not self.is_at_step and bool(memory)
         if inside:
             self._place(flow.POINT, [memory[f"end_{j}"] for j in range(len(factors))])
@@ -79,13 +79,19 @@ class FlowTrajectory(CpuTrajectory):
             v[...] = rng.standard_normal(v.shape) / np.sqrt(entries) if kept is None else kept
         return direction
 
-    def _bind_method(self, optimizer: GradientFlow) -> Any:
-        o = self.objective
-        if optimizer.method == "dopri5":
-            return DormandPrince(np.empty(0, o.dtype))
-        w_dot = aligned_empty((o.entries,), o.dtype)
-        polynomials = np.zeros((2, MAX_STAGES + 1))
-        return Chebyshev(self._direction.table, w_dot, o.bind_operator(w_dot, linear=True), polynomials)
+    def _bind_integrator(self, method: str) -> Integrator:
+        o, like = self.objective, np.empty(0, self.objective.dtype)
+        explicit = Bound(DormandPrince(like), o.dtype)
+        integrator = Integrator(explicit.address("attempt"), explicit.at, like)
+        self._methods = [explicit]  # whose memory the integrator points to
+        if method == "rkc2":
+            w_dot, polynomials = aligned_empty((o.entries,), o.dtype), np.zeros((2, MAX_STAGES + 1))
+            linear = o.bind_operator(w_dot, linear=True)
+            kind = Chebyshev(integrator, self._direction.table, w_dot, linear, polynomials)
+            stabilized = Bound(kind, o.dtype)
+            self._methods.append(stabilized)
+            integrator = Integrator(stabilized.address("attempt"), stabilized.at, like)
+        return integrator
 
     @property
     def is_at_step(self) -> bool:
@@ -114,7 +120,7 @@ class FlowTrajectory(CpuTrajectory):
         norms, loss_below, gradient_below = thresholds(halts)
         with o.holding_threads(), o.launching():
             _, event = flow_on(
-                self._method, self._flow, self._scratch.model, o.bound_support, self._scratch.operator,
+                self._integrator, self._flow, self._scratch.model, o.bound_support, self._scratch.operator,
                 self._scalars, is_evaluated, steps, norms, loss_below, gradient_below, until, cancels,
             )  # fmt: skip
         self.evaluations = int(self._scalars[flow.EVALUATIONS] + 2 * self._scalars[flow.PRODUCTS])

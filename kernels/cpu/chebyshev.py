@@ -13,14 +13,15 @@ from typing import NamedTuple
 import numpy as np
 
 from fastdmf.kernels.cpu.compilation import compile_apart, kernel
-from fastdmf.kernels.cpu.dormand_prince import dormand_prince_step
 from fastdmf.kernels.cpu.flow import (
+    ERROR,
     EVALUATIONS,
     GRADIENT,
     IS_CURRENT,
     IS_STIFF,
     LAST_ERROR,
     NEW_GRADIENT,
+    NEW_LOSS,
     NEW_POINT,
     OLD,
     POINT,
@@ -31,6 +32,8 @@ from fastdmf.kernels.cpu.flow import (
     STAGES,
     STEP_SIZE,
     SUMMED_AT_ONCE,
+    Integrator,
+    attempt,
     evaluate,
     is_on_plateau,
     larger,
@@ -42,7 +45,7 @@ from fastdmf.kernels.cpu.flow import (
 from fastdmf.kernels.cpu.hessian import spectral_radius
 from fastdmf.kernels.cpu.stepping import forward
 from fastdmf.kernels.cpu.tables import flat, is_set
-from fastdmf.kernels.cpu.verbs import Operator, pull_back, step_back
+from fastdmf.kernels.cpu.verbs import Operator, implements, pull_back, step_back
 
 #: Damping ε of the stability polynomials, and h ρ ≤ (s² − 1) / STRETCH where they are stable.
 _DAMPING, _STRETCH = 2.0 / 13.0, 1.54
@@ -54,8 +57,13 @@ MAX_STAGES = 200
 
 
 class Chebyshev(NamedTuple):
-    """Scratch memory: a direction for power iteration, (S,) entries, the operator with y = 0, polynomials."""
+    """The method for explicit steps, and scratch memory.
 
+    ``direction`` is that of power iteration, ``w_dot`` (S,) and ``linear``, the operator with y = 0, are for
+    products with the Hessian, and ``polynomials`` (2, MAX_STAGES + 1) for those of Chebyshev.
+    """
+
+    explicit: Integrator
     direction: np.ndarray
     w_dot: np.ndarray
     linear: Operator
@@ -63,19 +71,17 @@ class Chebyshev(NamedTuple):
 
 
 @kernel
-def _radius(method, flow, model, support, operator, scalars, refresh, cancel):
-    """The spectral radius at the point, with some room; found again after ``refresh`` steps."""
-    if scalars[RADIUS_AGE] >= refresh:
-        if scalars[IS_CURRENT] == 0.0:
-            forward(model, support, operator, set_of(flow, POINT), cancel)
-            scalars[EVALUATIONS] += 1.0
-        radius, products = spectral_radius(
-            model, support, method.linear, set_of(flow, POINT), method.direction, set_of(flow, STAGE),
-            method.w_dot, scalars[RADIUS] / _SAFETY, cancel,
-        )  # fmt: skip
-        scalars[RADIUS], scalars[RADIUS_AGE] = _SAFETY * radius, 0.0
-        scalars[PRODUCTS] += products
-    return scalars[RADIUS]
+def _find_radius(method, flow, model, support, operator, scalars, cancel):
+    """Find the spectral radius at the point, with some room."""
+    if scalars[IS_CURRENT] == 0.0:
+        forward(model, support, operator, set_of(flow, POINT), cancel)
+        scalars[EVALUATIONS] += 1.0
+    radius, products = spectral_radius(
+        model, support, method.linear, set_of(flow, POINT), method.direction, set_of(flow, STAGE),
+        method.w_dot, scalars[RADIUS] / _SAFETY, cancel,
+    )  # fmt: skip
+    scalars[RADIUS], scalars[RADIUS_AGE] = _SAFETY * radius, 0.0
+    scalars[PRODUCTS] += products
 
 
 @kernel
@@ -180,37 +186,13 @@ def _error(x, y, h, g, k, rtol, like):
 
 
 @kernel
-def _becomes_stiff(method, flow, model, support, operator, scalars, cancel):
-    """Whether stability, no longer accuracy, would limit an explicit step.
-
-    On the first plateau this is asked only after a step was rejected.
-    """
-    if scalars[RADIUS_AGE] < OLD and is_on_plateau(scalars):
-        return False
-    radius = _radius(method, flow, model, support, operator, scalars, _REFRESH_EXPLICIT, cancel)
-    return scalars[STEP_SIZE] * radius > _EXPLICIT_LIMIT
-
-
-@kernel
-def either_step(method, flow, model, support, operator, scalars, cancel):
-    """Try an explicit step until the flow is stiff, and a Chebyshev step from then on."""
-    if scalars[IS_STIFF] == 0.0:
-        if not _becomes_stiff(method, flow, model, support, operator, scalars, cancel):
-            scalars[RADIUS_AGE] += 1.0
-            return dormand_prince_step(flow, model, support, operator, scalars, cancel)
-        scalars[IS_STIFF], scalars[LAST_ERROR] = 1.0, 1.0
-    return _chebyshev_step(method, flow, model, support, operator, scalars, cancel)
-
-
-@kernel
 def _chebyshev_step(method, flow, model, support, operator, scalars, cancel):
-    """Try a step: its error in units of the tolerance, and the loss at the new point.
+    """Try a step of this method.
 
     Y_1 = Y_0 − μ̃_1 h g_0;  Y_j = (1 − μ_j − ν_j) Y_0 + μ_j Y_{j−1} + ν_j Y_{j−2} − μ̃_j h g_{j−1} − γ̃_j h g_0.
     """
     like = model.w
-    radius = _radius(method, flow, model, support, operator, scalars, _REFRESH, cancel)
-    s, h = _stages(scalars[STEP_SIZE], radius)
+    s, h = _stages(scalars[STEP_SIZE], scalars[RADIUS])
     scalars[STEP_SIZE] = h
     w0, w1 = _prepare(method.polynomials, s)
     t, b = method.polynomials[0], method.polynomials[1]
@@ -226,7 +208,8 @@ def _chebyshev_step(method, flow, model, support, operator, scalars, cancel):
         loss = forward(model, support, operator, latest, cancel)
         scalars[EVALUATIONS] += 1.0
         if is_set(cancel) or not np.isfinite(loss):
-            return np.nan, loss
+            scalars[ERROR], scalars[NEW_LOSS] = np.nan, loss
+            return
         # Y_{j−2} gives its place to Y_j; at j = 2 it is Y_0.
         a, d = 1.0 - mu - nu, -gamma * h
         if j == 2:
@@ -241,5 +224,24 @@ def _chebyshev_step(method, flow, model, support, operator, scalars, cancel):
         swap(flow, NEW_POINT, STAGE)
     end, last = set_of(flow, NEW_POINT), set_of(flow, NEW_GRADIENT)
     loss = evaluate(model, support, operator, end, last, scalars, cancel)
+    scalars[ERROR] = _error(start, end, h, first, last, tolerance(flow, scalars), like)
+    scalars[NEW_LOSS] = loss
+
+
+@implements("attempt", Chebyshev)
+def _attempt(at, flow, model, support, operator, scalars, cancel):
+    method = at[0]
+    # Explicit steps do not need the radius, but to tell when stability begins to limit them.  On the first
+    # plateau that is asked only after a step was rejected.
+    refresh = _REFRESH
+    if scalars[IS_STIFF] == 0.0:
+        refresh = OLD if is_on_plateau(scalars) else _REFRESH_EXPLICIT
+    if scalars[RADIUS_AGE] >= refresh:
+        _find_radius(method, flow, model, support, operator, scalars, cancel)
+    if scalars[IS_STIFF] == 0.0 and scalars[STEP_SIZE] * scalars[RADIUS] > _EXPLICIT_LIMIT:
+        scalars[IS_STIFF], scalars[LAST_ERROR] = 1.0, 1.0
     scalars[RADIUS_AGE] += 1.0
-    return _error(start, end, h, first, last, tolerance(flow, scalars), like), loss
+    if scalars[IS_STIFF] == 0.0:
+        attempt(method.explicit, flow, model, support, operator, scalars, cancel)
+    else:
+        _chebyshev_step(method, flow, model, support, operator, scalars, cancel)

@@ -6,9 +6,11 @@ import numpy as np
 
 from fastdmf.kernels.cpu.compilation import compile_apart, kernel
 from fastdmf.kernels.cpu.flow import (
+    ERROR,
     GRADIENT,
     IS_CURRENT,
     NEW_GRADIENT,
+    NEW_LOSS,
     NEW_POINT,
     POINT,
     STAGE,
@@ -22,6 +24,7 @@ from fastdmf.kernels.cpu.flow import (
 from fastdmf.kernels.cpu.flow import STAGES as STAGES_TAKEN
 from fastdmf.kernels.cpu.stepping import sum_of_squares
 from fastdmf.kernels.cpu.tables import flat, is_set
+from fastdmf.kernels.cpu.verbs import implements
 
 STAGES = 7
 #: The weights of stage i, a_{i+1,j}; the last line is also that of the new point.
@@ -37,7 +40,7 @@ _E = np.array([71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525,
 
 
 class DormandPrince(NamedTuple):
-    """No memory beside the sets; the element type is that of ``like``."""
+    """Needs no memory beside the sets; ``like`` has the type of the factors."""
 
     like: np.ndarray
 
@@ -69,9 +72,8 @@ def _fill(out, scale, x, like):
             o[i] = scale * p[i]
 
 
-@kernel
-def dormand_prince_step(flow, model, support, operator, scalars, cancel):
-    """Try a step: its error in units of the tolerance, and the loss at the new point."""
+@implements("attempt", DormandPrince)
+def _attempt(at, flow, model, support, operator, scalars, cancel):
     like, h = model.w, scalars[STEP_SIZE]
     scalars[IS_CURRENT] = 0.0
     scalars[STAGES_TAKEN] += STAGES - 1
@@ -84,7 +86,8 @@ def dormand_prince_step(flow, model, support, operator, scalars, cancel):
                 _add(point, -h * _A[i, j], set_of(flow, _role(j)), like)
         loss = evaluate(model, support, operator, point, set_of(flow, _role(i)), scalars, cancel)
         if is_set(cancel) or not np.isfinite(loss):
-            return np.nan, loss
+            scalars[ERROR], scalars[NEW_LOSS] = np.nan, loss
+            return
     error = set_of(flow, _role(1))  # which has no part in the error
     _fill(error, h * _E[0], set_of(flow, GRADIENT), like)
     for i in range(2, STAGES):
@@ -94,4 +97,4 @@ def dormand_prince_step(flow, model, support, operator, scalars, cancel):
         size = sum_of_squares(error[j : j + 1], like)
         old, new = sum_of_squares(start[j : j + 1], like), sum_of_squares(point[j : j + 1], like)
         worst = larger(worst, relative_error(size, old, new, tolerance(flow, scalars)))
-    return worst, loss
+    scalars[ERROR], scalars[NEW_LOSS] = worst, loss

@@ -6,12 +6,14 @@ change roles instead of being copied.
 
 from typing import NamedTuple
 
+import numba
 import numpy as np
+from numba import types
 
 from fastdmf.kernels.cpu.compilation import kernel
 from fastdmf.kernels.cpu.stepping import SLOTS as _SLOTS_OF_STEPS
 from fastdmf.kernels.cpu.stepping import forward
-from fastdmf.kernels.cpu.verbs import pull_back
+from fastdmf.kernels.cpu.verbs import FLAGS, SUPPORT, Model, Operator, declare, pull_back
 
 # Roles: where the flow is, where its step leads (afterwards: came from), and memory for stages.  Between
 # steps, the first of these shows a point inside the last step.
@@ -25,10 +27,12 @@ STEP_SIZE, LAST_ERROR, RADIUS, RADIUS_AGE, FIRST_LOSS = range(_SLOTS_OF_STEPS, _
 IS_STIFF, IS_CURRENT = range(_SLOTS_OF_STEPS + 5, _SLOTS_OF_STEPS + 7)
 # What was counted.
 EVALUATIONS, STAGES, REJECTED, PRODUCTS = range(_SLOTS_OF_STEPS + 7, _SLOTS_OF_STEPS + 11)
+# Of the step that is tried, the error in units of the tolerance and the loss it leads to.
+ERROR, NEW_LOSS = range(_SLOTS_OF_STEPS + 16, _SLOTS_OF_STEPS + 18)
 # Of the last step its size, the losses at its ends, when it ended, and how much of it lies behind the point
 # that is shown.
 SEGMENT, START_LOSS, END_LOSS, END_TIME, FRACTION = range(_SLOTS_OF_STEPS + 11, _SLOTS_OF_STEPS + 16)
-SLOTS = _SLOTS_OF_STEPS + 16
+SLOTS = _SLOTS_OF_STEPS + 18
 
 #: "As old as it gets": makes the next step look for the spectral radius again.
 OLD = 1e9
@@ -50,6 +54,26 @@ class Flow(NamedTuple):
     roles: np.ndarray
     rtol: float
     plateau_factor: float
+
+
+class Integrator(NamedTuple):
+    """A method: the address of its verb and of what describes it; ``like`` has the type of the factors."""
+
+    attempt: int
+    at: int
+    like: np.ndarray
+
+
+def _attempt_signature(t):
+    flow = numba.typeof(Flow(np.empty((0, 0, 4), np.int64), np.empty(0, np.int64), 0.0, 0.0))
+    model = types.NamedTuple((*[types.int64] * 7, t[::1]), Model)
+    operator = types.NamedTuple((*[types.int64] * 4, types.float64, t[::1], t[::1]), Operator)
+    return types.void(flow, model, SUPPORT, operator, types.float64[::1], FLAGS)
+
+
+#: attempt(integrator, flow, model, support, operator, scalars, cancel): try a step of the size in
+#: ``scalars``, and leave there its error in units of the tolerance and the loss at the new point.
+attempt = declare("attempt", _attempt_signature)
 
 
 @kernel

@@ -6,14 +6,12 @@ there does not change the path.
 """
 
 import numpy as np
-from numba.extending import overload
 
-from fastdmf.kernels.cpu.chebyshev import Chebyshev, either_step
 from fastdmf.kernels.cpu.compilation import compile_apart, entry_point, kernel
-from fastdmf.kernels.cpu.dormand_prince import dormand_prince_step
 from fastdmf.kernels.cpu.flow import (
     END_LOSS,
     END_TIME,
+    ERROR,
     EVALUATIONS,
     FIRST_LOSS,
     FRACTION,
@@ -22,6 +20,7 @@ from fastdmf.kernels.cpu.flow import (
     IS_STIFF,
     LAST_ERROR,
     NEW_GRADIENT,
+    NEW_LOSS,
     NEW_POINT,
     OLD,
     POINT,
@@ -31,6 +30,7 @@ from fastdmf.kernels.cpu.flow import (
     SHOWN,
     START_LOSS,
     STEP_SIZE,
+    attempt,
     evaluate,
     set_of,
     swap,
@@ -48,7 +48,6 @@ from fastdmf.kernels.cpu.stepping import (
     sum_of_squares,
 )
 from fastdmf.kernels.cpu.tables import flat, is_set
-from fastdmf.kernels.cpu.verbs import is_a
 
 #: Why `flow_on` returned, beside what `stepping.advance` says: steps lead nowhere, or none is accepted.
 STUCK = 4
@@ -59,21 +58,6 @@ _REST, _ROUNDINGS = 16, 4096
 _FIRST_MOVE = 0.01
 #: A crossing is found when the loss there is below its level by less than this fraction (float64, float32).
 _LEVEL_ACCURACY, _LEVEL_ACCURACY_SINGLE = 1e-9, 1e-6
-
-
-def attempt(method, flow, model, support, operator, scalars, cancel):
-    """Try a step of a method: its error in units of the tolerance, and the loss at the new point."""
-
-
-@overload(attempt)
-def _attempt(method, flow, model, support, operator, scalars, cancel):
-    if is_a(method, Chebyshev):
-        return lambda method, flow, model, support, operator, scalars, cancel: either_step(
-            method, flow, model, support, operator, scalars, cancel
-        )
-    return lambda method, flow, model, support, operator, scalars, cancel: dormand_prince_step(
-        flow, model, support, operator, scalars, cancel
-    )
 
 
 @kernel
@@ -241,8 +225,8 @@ def _resize(scalars, error, order, is_accepted):
 
 @entry_point
 def flow_on(
-    method, flow, model, support, operator, scalars, is_evaluated, steps, norms, loss_below, gradient_below,
-    until, cancel,
+    integrator, flow, model, support, operator, scalars, is_evaluated, steps, norms, loss_below,
+    gradient_below, until, cancel,
 ):  # fmt: skip
     """Take up to ``steps`` accepted steps; what is not evaluated yet is evaluated first.
 
@@ -274,10 +258,10 @@ def flow_on(
     while taken < steps:
         if scalars[GRADIENT_SQUARED] == 0.0 or rejections > _MOST_REJECTIONS:
             return taken, STUCK
-        error, loss = attempt(method, flow, model, support, operator, scalars, cancel)
+        attempt(integrator, flow, model, support, operator, scalars, cancel)
         if is_set(cancel):
             return taken, CANCELLED
-        h = scalars[STEP_SIZE]
+        h, error, loss = scalars[STEP_SIZE], scalars[ERROR], scalars[NEW_LOSS]
         is_accepted = error <= 1.0 and not _rises(loss, scalars[END_LOSS], like)
         _resize(scalars, error, order_of(scalars), is_accepted)
         if not is_accepted:

@@ -65,26 +65,14 @@ class Operator(NamedTuple):
     work: np.ndarray
 
 
-_PLACE, _SUPPORT = numba.typeof(NOWHERE), numba.typeof(Support(0, 0, 0, 0))
-_TABLE, _FLAGS, _LINES = types.int64[:, ::1], types.int64[::1], types.int64[::1]
+_PLACE = numba.typeof(NOWHERE)
+#: Types of arguments: the handle of a support, a table, addresses of flags.
+SUPPORT, TABLE, FLAGS = numba.typeof(Support(0, 0, 0, 0)), types.int64[:, ::1], types.int64[::1]
+_LINES = types.int64[::1]
 _FLAG, _NUMBER, _REAL = types.boolean, types.int64, types.float64
 
-#: What each verb returns and takes, after the kind itself, for factors with elements of the type ``t``.
-SIGNATURES: dict[str, Callable[[Any], Any]] = {
-    "compose": lambda t: types.void(_SUPPORT, _TABLE, t[::1], _FLAGS),
-    "pull_back": lambda t: types.void(_SUPPORT, _TABLE, _TABLE, _FLAGS),
-    "step_back": lambda t: types.void(_SUPPORT, _TABLE, _TABLE, _REAL, _TABLE, _FLAGS),
-    "expand": lambda t: _NUMBER(_SUPPORT, _TABLE, _TABLE, _TABLE, t[:, ::1], _FLAGS),
-    "push": lambda t: types.void(_SUPPORT, _TABLE, _TABLE, t[::1], _FLAGS),
-    "curve": lambda t: types.void(_SUPPORT, _TABLE, _TABLE, t[::1], _TABLE, _FLAGS),
-    "look": lambda t: types.void(_PLACE, _PLACE, t[::1], _FLAG, _FLAGS),
-    "pull": lambda t: types.void(t[::1], _PLACE, _PLACE, _REAL, _PLACE, _PLACE, _PLACE, _PLACE, _FLAGS),
-    "pull_tied": lambda t: types.void(t[::1], _PLACE, _REAL, _PLACE, _PLACE, _FLAGS),
-    "measure": lambda t: types.void(t[::1], t[::1], t[::1], _FLAGS),
-    "residual": lambda t: _REAL(t[::1], t[::1], t[::1], _FLAGS),
-    "residuals": lambda t: types.void(_LINES, _LINES, _LINES, _FLAGS),
-}
-
+#: What each verb returns and takes, after the kind itself, for factors with elements of the given type.
+_signatures: dict[str, Callable[[Any], Any]] = {}
 _bodies: dict[tuple[str, type], Callable] = {}
 
 
@@ -127,7 +115,7 @@ class Bound:
 
 @functools.cache
 def _address(verb: str, kind: type, kind_type: Any, dtype: Any, parallel: bool) -> int:
-    body, wanted = _bodies[verb, kind], SIGNATURES[verb](dtype)
+    body, wanted = _bodies[verb, kind], _signatures[verb](dtype)
     signature = wanted.return_type(types.CPointer(kind_type), *wanted.args)
     has_parallel_loops = "prange" in body.__code__.co_names
     return compiled(body, signature, parallel and has_parallel_loops).address
@@ -151,11 +139,15 @@ def _element_type(handle: Any, arguments: Any) -> Any:
     return next(t.dtype for t in kinds if isinstance(t, types.Array) and isinstance(t.dtype, types.Float))
 
 
-def _called(verb: str) -> Any:
-    """The verb by its name: a function of a handle that jumps to the address there."""
+def declare(verb: str, signature: Callable[[Any], Any]) -> Any:
+    """A verb: in kernels, a function of a handle that jumps to the address there.
+
+    ``signature`` gives, for the type of the factors' elements, what it returns and takes after the handle.
+    """
+    _signatures[verb] = signature
 
     def call(typingctx, handle, *arguments):
-        wanted = SIGNATURES[verb](_element_type(handle, arguments))
+        wanted = _signatures[verb](_element_type(handle, arguments))
 
         def codegen(context, builder, signature, values):
             fields = signature.args[0].fields
@@ -180,56 +172,59 @@ def _called(verb: str) -> Any:
 # Of a factorization.
 
 #: compose(model, support, factors, w, cancel): the entries of W on the support, written to ``w``.
-compose = _called("compose")
+compose = declare("compose", lambda t: types.void(SUPPORT, TABLE, t[::1], FLAGS))
 
 #: pull_back(model, support, factors, grads, cancel): the gradient in the factors, from that on the support in
 #: ``model.w``, where W was last composed.
-pull_back = _called("pull_back")
+pull_back = declare("pull_back", lambda t: types.void(SUPPORT, TABLE, TABLE, FLAGS))
 
 #: step_back(model, support, factors, base, step, moved, cancel): moved = base − step · gradient without
 #: writing out the gradient at the factors; not there (0) where it has to be.  ``base`` may be ``moved``.
-step_back = _called("step_back")
+step_back = declare("step_back", lambda t: types.void(SUPPORT, TABLE, TABLE, _REAL, TABLE, FLAGS))
 
 #: expand(model, support, factors, grads, powers, entries, cancel): entries[t − 1] = the coefficient ξᵗ of W
 #: on the support, t ≥ 1, as every factor moves by ξ along its gradient; returns the degree.
-expand = _called("expand")
+expand = declare("expand", lambda t: _NUMBER(SUPPORT, TABLE, TABLE, TABLE, t[:, ::1], FLAGS))
 
 #: push(model, support, factors, direction, w_dot, cancel): the derivative of W on the support as the factors
 #: move along a direction, where W was last composed.
-push = _called("push")
+push = declare("push", lambda t: types.void(SUPPORT, TABLE, TABLE, t[::1], FLAGS))
 
 #: curve(model, support, factors, direction, w_dot, out, cancel): the derivative of the gradient in the
 #: factors as they move along a direction and the gradient on the support, ``model.w``, changes by ``w_dot``.
-curve = _called("curve")
+curve = declare("curve", lambda t: types.void(SUPPORT, TABLE, TABLE, t[::1], TABLE, FLAGS))
 
 
 # Of a support.
 
 #: look(support, left, right, w, is_added, cancel): w = [w +] the entries of L Rᵀ on the support, for the
 #: places of L and R.
-look = _called("look")
+look = declare("look", lambda t: types.void(_PLACE, _PLACE, t[::1], _FLAG, FLAGS))
 
 #: pull(support, z, left, right, scale, base_left, base_right, out_left, out_right, cancel):
 #: out_left = base + scale Z R and out_right = base + scale Zᵀ L, for Z with the entries z on the support;
 #: a base is a place, or :data:`NOWHERE` for zero.
-pull = _called("pull")
+pull = declare(
+    "pull",
+    lambda t: types.void(t[::1], _PLACE, _PLACE, _REAL, _PLACE, _PLACE, _PLACE, _PLACE, FLAGS),
+)
 
 #: pull_tied(support, z, factor, scale, base, out, cancel): out = base + scale (Z + Zᵀ) U, for W = UUᵀ.
-pull_tied = _called("pull_tied")
+pull_tied = declare("pull_tied", lambda t: types.void(t[::1], _PLACE, _REAL, _PLACE, _PLACE, FLAGS))
 
 
 # Of an operator.
 
 #: measure(operator, w, out, work, cancel): out = A(w), for w on the support.
-measure = _called("measure")
+measure = declare("measure", lambda t: types.void(t[::1], t[::1], t[::1], FLAGS))
 
 #: residual(operator, w, r, work, cancel): replace w by c A*(r), store c r with r = A(w) − y, and return the
 #: loss (c/2) Σ r².
-residual = _called("residual")
+residual = declare("residual", lambda t: _REAL(t[::1], t[::1], t[::1], FLAGS))
 
 #: residuals(operator, w, r, work, cancel): :data:`residual`, but for the loss, of several points: w, r and
 #: work are arrays of their addresses.
-residuals = _called("residuals")
+residuals = declare("residuals", lambda t: types.void(_LINES, _LINES, _LINES, FLAGS))
 
 
 def is_a(numba_type: Any, kind: type) -> bool:
