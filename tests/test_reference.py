@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.sparse
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import fastdmf as dmf
 from fastdmf.reference import (
@@ -14,6 +15,7 @@ from fastdmf.reference import (
     Uniqueness,
     low_rank,
     min_nuclear_norm,
+    splitting,
 )
 from tests.judged import CASES, GENERAL, PSD, check_certificate
 
@@ -204,3 +206,21 @@ def test_warm_starts_along_a_sweep():
     assert again.iterations <= 30 < cold[1].iterations
     from_matrix = min_nuclear_norm(sweep[1], tol=1e-9, init=cold[1].matrix)
     assert from_matrix.upper == pytest.approx(cold[1].upper, rel=2e-9)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_blas_is_held_and_given_back(monkeypatch, threads):
+    """BLAS on its default number of threads makes small problems ten times slower on a busy machine."""
+    seen = []
+
+    def solve(*arguments):
+        seen.append({lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"})
+        return splitting_solve(*arguments)
+
+    splitting_solve = splitting.solve
+    monkeypatch.setattr(splitting, "solve", solve)
+    with threadpool_limits(2, user_api="blas"):
+        dmf.reference.min_nuclear_norm(dmf.Completion.random((10, 10), 1, observed=60), threads=threads)
+        after = {lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"}
+    assert max(seen[0]) == threads
+    assert max(after) == 2

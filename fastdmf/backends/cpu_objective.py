@@ -11,8 +11,8 @@ import numba
 import numpy as np
 from numba.core import config as numba_config
 
+from fastdmf._blas import blas_threads
 from fastdmf._checks import Array
-from fastdmf.backends.blas import blas_threads
 from fastdmf.backends.cpu_binding import bind_problem, pattern_of, work_of
 from fastdmf.backends.cpu_memory import Matrices
 from fastdmf.backends.layout import aligned_empty, layout_of, whole_vectors

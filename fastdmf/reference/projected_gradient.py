@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, eigsh
 
+from fastdmf._blas import blas_threads
 from fastdmf._checks import Array, count, positive
 from fastdmf.problems import Problem
 from fastdmf.reference.outcome import Status
@@ -45,6 +46,7 @@ def projected_gradient(
     tol: float = 1e-10,
     *,
     max_iterations: int = 100_000,
+    threads: int = 1,
 ) -> Descent:
     """Iterate X ← P₊(X − η A*(A(X) − y)) from zero until A(X) = y.
 
@@ -63,6 +65,8 @@ def projected_gradient(
         ‖A(X) − y‖ at which to stop, relative to ‖y‖.
     max_iterations : int
         Limit on the steps.
+    threads : int
+        Threads of BLAS.
 
     Returns
     -------
@@ -97,7 +101,14 @@ def projected_gradient(
         raise ValueError(f"psd=True needs a square matrix, but the problem has shape {problem.shape}")
     positive("tol", tol)
     count("max_iterations", max_iterations)
-    eta = _step(problem, psd, step)
+    count("threads", threads)
+    with blas_threads(threads):
+        eta = _step(problem, psd, step)
+        return _descend(problem, psd, eta, tol, max_iterations)
+
+
+def _descend(problem: Problem, psd: bool, eta: float, tol: float, max_iterations: int) -> Descent:
+    n, p = problem.shape
     y = problem.values.astype(np.float64)
     size = float(np.linalg.norm(y))
     x = np.zeros((n, p))

@@ -69,7 +69,7 @@ def compute(trial: Trial, arguments: Mapping[str, Any]) -> str:
 
 
 def _compute(trial: Trial, arguments: Mapping[str, Any]) -> str:
-    from fastdmf.backends.blas import blas_threads  # loads what holds the threads, so not before it must
+    from fastdmf._blas import blas_threads  # loads what holds the threads, so not before it must
 
     error, returned, variables = "", None, {}
     with blas_threads(1):

@@ -1,4 +1,4 @@
-"""The number of BLAS threads, held while kernels run."""
+"""The number of BLAS threads, held while numbers are computed."""
 
 import threading
 from collections.abc import Iterator
