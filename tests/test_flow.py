@@ -6,7 +6,7 @@ import pytest
 import scipy.sparse
 
 import fastdmf as dmf
-from fastdmf.backends import bind, bind_objective
+from fastdmf.backends import Event, bind, bind_objective
 from fastdmf.backends.cpu_memory import Matrices
 from fastdmf.backends.cpu_objective import NEVER, Scratch
 from fastdmf.kernels.cpu.flow import IS_STIFF
@@ -215,6 +215,29 @@ def test_a_checkpoint_inside_a_step(tmp_path):
     assert whole.evaluations == again.evaluations
     assert whole.trace.drop_vars("loss").sizes == again.trace.drop_vars("loss").sizes
     assert np.array_equal(whole.trace.loss, again.trace.loss)
+
+
+@pytest.mark.parametrize("level", [1e-2, 3e-6])
+def test_cancelled_inside_a_step_it_stays_there(level):
+    engine = bind(small(), dmf.Product(3), dmf.GradientFlow())
+    start = dmf.Gaussian().draw(dmf.Product(3), (30, 30), np.random.default_rng(0))
+    ends = []
+    for is_cancelled in (False, True):
+        trajectory = engine.start(start)
+        assert trajectory.advance(10_000, [(level, np.inf)]) is Event.HALTED
+        assert not trajectory.is_at_step
+        before = trajectory.state()
+        if is_cancelled:
+            trajectory.cancel[0] = 1
+            assert trajectory.advance(10_000, [(level / 2, np.inf)]) is Event.CANCELLED
+            trajectory.cancel[0] = 0
+            after = trajectory.state()
+            assert (before.loss, before.time, before.step) == (after.loss, after.time, after.step)
+            assert all(map(np.array_equal, before.factors, after.factors))
+        while trajectory.loss > 1e-6:
+            trajectory.advance(10_000, [(1e-6, np.inf)])
+        ends.append(trajectory.state())
+    assert all(map(np.array_equal, ends[0].factors, ends[1].factors))
 
 
 def test_the_loss_never_rises_and_balance_is_kept():

@@ -72,8 +72,8 @@ def _begin(flow, model, support, operator, scalars, cancel):
     point, gradient, like = set_of(flow, POINT), set_of(flow, GRADIENT), model.w
     scalars[END_LOSS] = evaluate(model, support, operator, point, gradient, scalars, cancel)
     scalars[GRADIENT_SQUARED] = sum_of_squares(gradient, like)
-    scalars[IS_CURRENT] = 1.0
     if scalars[STEP_SIZE] == 0.0:
+        scalars[IS_CURRENT] = 1.0
         scalars[FIRST_LOSS] = scalars[END_LOSS]
         size, slope = np.sqrt(sum_of_squares(point, like)), np.sqrt(scalars[GRADIENT_SQUARED])
         scalars[STEP_SIZE] = _FIRST_MOVE * size / slope if slope > 0.0 and size > 0.0 else 1.0
@@ -88,7 +88,7 @@ def _interpolate(flow, fraction, h, like):
     compile_apart()
     x = fraction
     real = like.dtype.type
-    # The step led from NEW_POINT, its former role's new holder, to POINT.
+    # The step is taken: it led from what has the role of NEW_POINT now to POINT.
     a, b = real((1.0 + 2.0 * x) * (1.0 - x) ** 2), real(-h * x * (1.0 - x) ** 2)
     c, d = real(x**2 * (3.0 - 2.0 * x)), real(-h * x**2 * (x - 1.0))
     out = set_of(flow, SHOWN)
@@ -172,6 +172,13 @@ def _halt_inside(flow, model, support, operator, loss_below, gradient_below, unt
 
 
 @kernel
+def _show(flow, fraction, loss, time, scalars, like):
+    """Show the point at a fraction of the last step, where loss and time are known."""
+    _interpolate(flow, fraction, scalars[SEGMENT], like)
+    scalars[FRACTION], scalars[LOSS], scalars[TIME] = fraction, loss, time
+
+
+@kernel
 def _go_to_end(scalars):
     """Show the end of the last step."""
     scalars[FRACTION], scalars[LOSS], scalars[TIME] = 1.0, scalars[END_LOSS], scalars[END_TIME]
@@ -246,11 +253,11 @@ def flow_on(
             evaluate(
                 model, support, operator, set_of(flow, NEW_POINT), set_of(flow, NEW_GRADIENT), scalars, cancel
             )
-            scalars[IS_CURRENT] = 0.0
     if scalars[FRACTION] < 1.0 and steps > 0:
         if _halt_inside(flow, model, support, operator, loss_below, gradient_below, until, scalars, cancel):
             return 0, HALTED
-        if is_set(cancel):
+        if is_set(cancel):  # perhaps while looking for a halt: that begins again from here
+            _show(flow, scalars[FRACTION], scalars[LOSS], scalars[TIME], scalars, like)
             return 0, CANCELLED
         _go_to_end(scalars)
         return 0, ALL_STEPS
@@ -282,11 +289,12 @@ def flow_on(
         scalars[FRACTION] = 1.0
         if _halt_inside(flow, model, support, operator, loss_below, gradient_below, until, scalars, cancel):
             return taken, HALTED
+        if is_set(cancel):
+            _show(flow, 0.0, scalars[START_LOSS], scalars[END_TIME] - h, scalars, like)
+            return taken, CANCELLED
         _go_to_end(scalars)
         if is_met(loss_below, gradient_below, scalars) or scalars[TIME] >= until:
             return taken, HALTED
-        if is_set(cancel):
-            return taken, CANCELLED
         if scalars[STEPS] % _REST == 0.0 and _rests(flow, scalars, like):
             return taken, STUCK
     return taken, ALL_STEPS
