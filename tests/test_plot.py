@@ -177,7 +177,7 @@ def test_demo_returns_what_it_draws(tmp_path):
     assert out.read_bytes().startswith(b"\x89PNG")
     assert list(done.results) == [1, 2]
     alone = dmf.run(
-        TINY, depth=2, init=dmf.Gaussian(product_scale=1e-3), stop=dmf.MaxSteps(400), seed=3, dtype="float32"
+        TINY, depth=2, optimizer=dmf.GroupRMSprop(), stop=dmf.MaxSteps(400), seed=3, dtype="float32"
     )
     assert np.array_equal(done.results[2].product, alone.product)
     header, *rows = [line.split() for line in done.table().splitlines()]

@@ -1,0 +1,215 @@
+"""The figures of the papers, by their numbers: what was found to hold and to fail, at small sizes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import xarray as xr
+from typer.testing import CliRunner
+
+import fastdmf as dmf
+from fastdmf import cli, plot
+from fastdmf.experiments import EXPERIMENTS, Claim, Experiment, Finding, Verdict, reproduce
+from fastdmf.experiments.recovery import MINIMUM, TRUTH, recovers_earlier
+from fastdmf.experiments.verdicts import below, tally
+
+
+def carried_out(name, folder, **grid):
+    """An experiment on a smaller grid, with its files checked."""
+    experiment = EXPERIMENTS[name]
+    done = reproduce(replace(experiment, quick={**experiment.quick, **grid}), out=folder)
+    starts = {"png": b"\x89PNG", "pdf": b"%PDF", "netcdf": b"\x89HDF"}
+    for kind, path in done.files.items():
+        data = path.read_bytes()
+        assert len(data) > 200, path
+        assert data.startswith(starts.get(kind, b"")), path
+    assert len(done.verdicts) == len(experiment.claims)
+    report = done.files["claims"].read_text(encoding="utf8")
+    assert all(claim.text in report and verdict.numbers in report for claim, verdict in done.verdicts.items())
+    assert (done.dataset.cell_status == "done").all()
+    return done
+
+
+def finding(done, text):
+    """The finding of the one claim that begins like this."""
+    (found,) = [verdict for claim, verdict in done.verdicts.items() if claim.text.startswith(text)]
+    return found.finding
+
+
+def test_deep_fig1(tmp_path):
+    done = carried_out("deep-fig1", tmp_path, rank=[5], observed=[1000, 2000, 3500])
+    assert set(done.dataset.status.values.flat) == {"converged"}
+    error = done.dataset.error.sel(rank=5, seed=0).to_pandas()
+    # Deep ones recover from 2000 entries, where depth 2 does not; with 1000 they are further off.
+    for deep in ("depth 3", "depth 4"):
+        assert error.loc[2000, deep] < 0.02 < 0.1 < error.loc[2000, "depth 2"]
+        assert error.loc[1000, deep] > error.loc[1000, "depth 2"] + 0.2
+        assert (
+            finding(done, f"Recovery (error below 0.05) takes fewer measurements m at {deep}") == "supported"
+        )
+        assert finding(done, f"Where not both recover, {deep} has a smaller error") == "depends"
+    assert abs(error.loc[2000, "depth 4"] - error.loc[2000, "depth 3"]) < 0.01
+    assert error.loc[3500].max() < 0.03
+
+
+def test_deep_fig2(tmp_path):
+    done = carried_out("deep-fig2", tmp_path, rank=[5], observed=[1000, 2000, 4000])
+    at = done.dataset.sel(rank=5, seed=0)
+    error, norm, rank = (at[name].to_pandas() for name in ("error", "nuclear_norm", "effective_rank"))
+    shrunk = "depth 2, W(0)/16"
+    assert norm.loc[2000, "depth 2"] > norm.loc[2000, MINIMUM] + 2
+    assert norm.loc[1000, "depth 3"] > norm.loc[1000, "depth 2"] + 50
+    for m in (1000, 2000):
+        assert rank.loc[m, "depth 3"] < rank.loc[m, shrunk] - 1 < rank.loc[m, "depth 2"] - 2
+        assert rank.loc[m, "depth 2"] > rank.loc[m, MINIMUM] + 0.3  # against the paper
+    assert error.loc[2000, "depth 3"] < 0.02 < 0.1 < error.loc[2000, [MINIMUM, "depth 2", shrunk]].min()
+    assert error.loc[1000, "depth 3"] > error.loc[1000, MINIMUM] + 0.3  # against the paper
+    assert error.loc[4000].max() < 0.03
+    assert (error[TRUTH] == 0).all() and (at.gap.sel(solution=MINIMUM) <= 1e-4).all()
+    assert finding(
+        done, f"Where not both recover, depth 2 has a lower effective rank than the {MINIMUM}"
+    ) == ("contradicted")
+    assert finding(
+        done, f"Where not both recover, depth 3 has a lower effective rank than the {MINIMUM}"
+    ) == ("supported")
+    assert (
+        finding(done, f"Where not both recover, depth 3 has a smaller error than the {MINIMUM}") == "depends"
+    )
+
+
+# --- the framework ----------------------------------------------------------------------------------------
+
+
+def tiny_trial(size, seed, *, settings, minimum):
+    problem = dmf.Completion.random(shape=(size, size), rank=1, observed=size * size // 2, seed=seed)
+    result = settings.follow(problem, 2, seed)
+    return {"loss": result.loss, "init": str(settings.start(2)), "status": str(result.status)}
+
+
+def is_small(dataset):
+    return tally(dataset.loss < 1e-3, {"loss ": dataset.loss})
+
+
+TINY = Experiment(
+    name="tiny",
+    paper="Nobody (2000)",
+    figure="figure 0",
+    summary="nothing",
+    trial=tiny_trial,
+    quick={"size": [8, 10]},
+    full={"size": [8, 10, 12]},
+    draw=lambda dataset: plot.against(dataset.expand_dims(of=["it"]), "size", ["loss"], hue="of"),
+    claims=(Claim("The loss is small.", is_small),),
+)
+
+
+def test_the_same_call_goes_on(tmp_path):
+    first = reproduce(TINY, out=tmp_path)
+    seconds = first.dataset.cell_seconds
+    again = reproduce(TINY, out=tmp_path, seeds=2)
+    assert again.dataset.sizes == {"size": 2, "seed": 2}
+    assert again.dataset.cell_seconds.sel(seed=[0]).equals(seconds)  # not computed again
+    assert reproduce(TINY, out=tmp_path / "full", full=True).dataset.sizes == {"size": 3, "seed": 3}
+    (verdict,) = again.verdicts.values()
+    assert verdict.finding is Finding.SUPPORTED
+    assert "holds in 4 of 4 cases" in verdict.numbers
+
+
+def test_options_reach_the_runs(tmp_path):
+    flow = reproduce(TINY, out=tmp_path / "a").dataset
+    paper = reproduce(TINY, out=tmp_path / "b", optimizer="paper", init="paper").dataset
+    assert "product_scale=0.001" in str(flow.init.values[0, 0])
+    assert "std=0.001" in str(paper.init.values[0, 0])
+    assert not np.array_equal(flow.loss, paper.loss)
+    with pytest.raises(ValueError, match="another"):
+        reproduce(TINY, out=tmp_path / "a", optimizer="paper")
+
+
+def test_refusals(tmp_path):
+    for bad, error in (
+        ({"name": "deep-fig9"}, "deep-fig9.*deep-fig1"),
+        ({"name": "deep-fig1", "optimizer": "adam"}, "optimizer.*adam"),
+        ({"name": "deep-fig1", "init": "zero"}, "init.*zero"),
+        ({"name": "deep-fig1", "seeds": 0}, "seeds"),
+        ({"name": "deep-fig1", "workers": 0}, "workers"),
+    ):
+        with pytest.raises(ValueError, match=error):
+            reproduce(**bad, out=tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="folder"):
+        reproduce("deep-fig1", out=tmp_path / "file")
+
+
+def test_failed_cells(tmp_path):
+    def fails(size, seed, *, settings, minimum):
+        if size > 8:
+            raise OSError("no such size")
+        return tiny_trial(size, seed, settings=settings, minimum=minimum)
+
+    with pytest.warns(RuntimeWarning, match="no such size"):
+        done = reproduce(replace(TINY, trial=fails), out=tmp_path)
+    assert "1 cells failed" in done.report
+    with pytest.warns(RuntimeWarning), pytest.raises(RuntimeError, match="no such size"):
+        reproduce(replace(TINY, trial=fails, quick={"size": [9]}), out=tmp_path / "other")
+
+
+def test_verdicts():
+    def over(values):
+        return xr.DataArray(values, {"m": [10, 20, 30]}, "m")
+
+    low, high, everywhere = over([1.0, 2.0, 3.0]), over([2.0, 2.5, 2.0]), over([True] * 3)
+    verdict = below(low, high, everywhere)
+    assert verdict.finding is Finding.DEPENDS
+    assert verdict.numbers.split("\n")[1:] == [
+        "     yes  m 10: 1 against 2", "     yes  m 20: 2 against 2.5", "     no   m 30: 3 against 2"
+    ]  # fmt: skip
+    assert below(low, high, over([True, True, False])).finding is Finding.SUPPORTED
+    assert below(high, low, over([True, True, False])).finding is Finding.CONTRADICTED
+    assert below(low, over([np.nan] * 3), everywhere) == Verdict(
+        Finding.UNTESTED, "no case of this run is one that the claim speaks of"
+    )
+
+
+@pytest.mark.parametrize(
+    ("deep", "expected"),
+    [
+        ([1.0, 0.01, 0.01], Finding.SUPPORTED),  # from 20, against from 30
+        ([0.01, 1.0, 0.01], Finding.CONTRADICTED),  # lost again at 20
+        ([1.0, 1.0, 1.0], Finding.CONTRADICTED),
+    ],
+)
+def test_recovery_is_counted_from_where_it_lasts(deep, expected):
+    error = xr.DataArray(
+        [[deep], [[1.0, 1.0, 0.01]]],
+        {"solution": ["deep", "shallow"], "seed": [0], "m": [10, 20, 30]},
+        ("solution", "seed", "m"),
+    )
+    claim = recovers_earlier("deep", "shallow", "m")
+    assert claim.judge(xr.Dataset({"error": error})).finding is expected
+
+
+def test_command_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(EXPERIMENTS, "tiny", TINY)
+    listed = CliRunner().invoke(cli.app, ["list"])
+    assert listed.exit_code == 0
+    assert {line.split()[0] for line in listed.stdout.splitlines()} == set(EXPERIMENTS)
+    arguments = [
+        "reproduce",
+        "tiny",
+        "--full",
+        "--seeds",
+        "1",
+        "--workers",
+        "2",
+        "--out",
+        str(tmp_path / "a"),
+    ]
+    done = CliRunner().invoke(cli.app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "full size, optimizer flow, init released" in done.stdout
+    assert "SUPPORTED" in done.stdout
+    assert (tmp_path / "a" / "tiny.pdf").stat().st_size > 200
+    refused = CliRunner().invoke(cli.app, ["reproduce", "nothing"])
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "deep-fig2" in refused.stderr
