@@ -45,7 +45,7 @@ def test_deep_fig1(tmp_path):
         assert error.loc[2000, deep] < 0.02 < 0.1 < error.loc[2000, "depth 2"]
         assert error.loc[1000, deep] > error.loc[1000, "depth 2"] + 0.2
         assert (
-            finding(done, f"Recovery (error below 0.05) takes fewer measurements m at {deep}") == "supported"
+            finding(done, f"Recovery (error below 0.05) takes fewer measurements m by {deep}") == "supported"
         )
         assert finding(done, f"Where not both recover, {deep} has a smaller error") == "depends"
     assert abs(error.loc[2000, "depth 4"] - error.loc[2000, "depth 3"]) < 0.01
@@ -75,6 +75,31 @@ def test_deep_fig2(tmp_path):
     assert (
         finding(done, f"Where not both recover, depth 3 has a smaller error than the {MINIMUM}") == "depends"
     )
+
+
+def test_deep_sensing_fig1(tmp_path):
+    done = carried_out("deep-sensing-fig1", tmp_path, rank=[2], measurements=[120, 240, 480])
+    error = done.dataset.error.sel(size=30, rank=2, seed=0).to_pandas()
+    for deep in ("depth 3", "depth 4"):
+        assert error.loc[240, deep] < 0.02 < 0.1 < error.loc[240, "depth 2"]
+        assert error.loc[120, deep] > error.loc[120, "depth 2"] + 0.1
+        assert (
+            finding(done, f"Recovery (error below 0.05) takes fewer measurements m by {deep}") == "supported"
+        )
+    assert error.loc[480].max() < 0.03
+
+
+def test_deep_sensing_fig2(tmp_path):
+    done = carried_out("deep-sensing-fig2", tmp_path, rank=[2], measurements=[120, 180, 480])
+    at = done.dataset.sel(size=30, rank=2, seed=0)
+    error, norm, rank = (at[name].to_pandas() for name in ("error", "nuclear_norm", "effective_rank"))
+    for m in (120, 180):
+        assert norm.loc[m, MINIMUM] + 1 < norm.loc[m, "depth 2"]
+        assert rank.loc[m, "depth 3"] + 1 < rank.loc[m, MINIMUM] < rank.loc[m, "depth 2"] - 0.4
+    assert error.loc[180, "depth 3"] < 0.03 < 0.3 < error.loc[180, [MINIMUM, "depth 2"]].min()
+    assert error.loc[120, "depth 3"] > error.loc[120, MINIMUM] + 0.1
+    takes_fewer = "Recovery (error below 0.05) takes fewer measurements m by depth 3 than by the"
+    assert finding(done, takes_fewer) == "supported"
 
 
 # --- the framework ----------------------------------------------------------------------------------------
@@ -182,10 +207,10 @@ def test_verdicts():
 def test_recovery_is_counted_from_where_it_lasts(deep, expected):
     error = xr.DataArray(
         [[deep], [[1.0, 1.0, 0.01]]],
-        {"solution": ["deep", "shallow"], "seed": [0], "m": [10, 20, 30]},
-        ("solution", "seed", "m"),
+        {"solution": ["deep", "shallow"], "seed": [0], "observed": [10, 20, 30]},
+        ("solution", "seed", "observed"),
     )
-    claim = recovers_earlier("deep", "shallow", "m")
+    claim = recovers_earlier("deep", "shallow")
     assert claim.judge(xr.Dataset({"error": error})).finding is expected
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from fastdmf.experiments.deep_completion import FIG1, FIG2
+from fastdmf.experiments import deep_completion, deep_sensing
 from fastdmf.experiments.experiment import Claim, Experiment, Finding, Settings, Verdict
 from fastdmf.experiments.reproducing import Reproduction, carry_out
 
@@ -23,8 +23,15 @@ __all__ = [
     "reproduce",
 ]
 
+_ALL = (
+    deep_completion.FIG1,
+    deep_completion.FIG2,
+    deep_sensing.FIG1,
+    deep_sensing.FIG2,
+)
+
 #: All experiments by name.
-EXPERIMENTS = {experiment.name: experiment for experiment in (FIG1, FIG2)}
+EXPERIMENTS = {experiment.name: experiment for experiment in _ALL}
 
 
 def reproduce(

@@ -25,8 +25,28 @@ if TYPE_CHECKING:
 
 PAPER = "Arora, Cohen, Hu & Luo (2019), Implicit Regularization in Deep Matrix Factorization"
 
-_DEPTHS = ("depth 2", "depth 3", "depth 4")
-_STARTS = tuple(name for name in DESCENTS if name != "depth 4")
+DEPTHS = ("depth 2", "depth 3", "depth 4")
+STARTS = tuple(name for name in DESCENTS if name != "depth 4")
+
+
+#: What the paper says of figures 1 and 2, for completion and for sensing alike.
+FIG1_CLAIMS = (
+    recovers_earlier("depth 3", "depth 2"),
+    recovers_earlier("depth 4", "depth 2"),
+    smaller_error("depth 3", "depth 2"),
+    smaller_error("depth 4", "depth 2"),
+    indistinguishable("depth 4", "depth 3"),
+    coincide_with_many(DEPTHS),
+)
+FIG2_CLAIMS = (
+    *comparisons("depth 2", MINIMUM),
+    *comparisons("depth 3", MINIMUM),
+    *comparisons("depth 3", "depth 2"),
+    *comparisons("depth 2, W(0)/16", "depth 2"),
+    recovers_earlier("depth 3", "depth 2"),
+    recovers_earlier("depth 3", MINIMUM),
+    coincide_with_many((*STARTS, MINIMUM)),
+)
 
 
 def trial(
@@ -53,17 +73,10 @@ FIG1 = Experiment(
     figure="figure 1",
     summary="reconstruction error of completion against the number of entries, depths 2, 3 and 4",
     trial=trial,
-    quick={"rank": [5, 10], "observed": range(1000, 5001, 500), "solution": _DEPTHS},
-    full={"rank": [5, 10], "observed": range(1000, 5001, 500), "solution": _DEPTHS},
+    quick={"rank": [5, 10], "observed": range(1000, 5001, 500), "solution": DEPTHS},
+    full={"rank": [5, 10], "observed": range(1000, 5001, 500), "solution": DEPTHS},
     draw=draw_errors,
-    claims=(
-        recovers_earlier("depth 3", "depth 2", "observed"),
-        recovers_earlier("depth 4", "depth 2", "observed"),
-        smaller_error("depth 3", "depth 2"),
-        smaller_error("depth 4", "depth 2"),
-        indistinguishable("depth 4", "depth 3"),
-        coincide_with_many("observed", _DEPTHS),
-    ),
+    claims=FIG1_CLAIMS,
 )
 
 FIG2 = Experiment(
@@ -73,15 +86,8 @@ FIG2 = Experiment(
     summary="error, nuclear norm and effective rank of completion: depth 2 from three starts, depth 3, "
     "the minimum nuclear norm solution and the ground truth",
     trial=trial,
-    quick={"rank": [5, 10], "observed": range(1000, 5001, 500), "solution": (*_STARTS, *REFERENCES)},
-    full={"rank": [5, 10], "observed": range(1000, 5001, 500), "solution": (*_STARTS, *REFERENCES)},
+    quick={"rank": [5, 10], "observed": range(1000, 5001, 500), "solution": (*STARTS, *REFERENCES)},
+    full={"rank": [5, 10], "observed": range(1000, 5001, 500), "solution": (*STARTS, *REFERENCES)},
     draw=draw_all,
-    claims=(
-        *comparisons("depth 2", MINIMUM),
-        *comparisons("depth 3", MINIMUM),
-        *comparisons("depth 3", "depth 2"),
-        *comparisons("depth 2, W(0)/16", "depth 2"),
-        recovers_earlier("depth 3", "depth 2", "observed"),
-        coincide_with_many("observed", (*_STARTS, MINIMUM)),
-    ),
+    claims=FIG2_CLAIMS,
 )

@@ -64,22 +64,29 @@ def _of(dataset: xr.Dataset, name: str, solution: str) -> xr.DataArray:
     return dataset[name].sel(solution=solution).mean("seed")
 
 
-def recovers_earlier(deep: str, shallow: str, x: str) -> Claim:
+def recovers_earlier(deep: str, shallow: str) -> Claim:
     """The least number of entries from which on the truth is recovered."""
 
     def judge(dataset: xr.Dataset) -> Verdict:
-        need, more = (_need(_of(dataset, "error", name), x) for name in (deep, shallow))
+        need, more = (_need(_of(dataset, "error", name)) for name in (deep, shallow))
         return tally(
             (need < more).where(need.notnull() & more.notnull()), {"from ": need, " against from ": more}
         )
 
     return Claim(
-        f"Recovery (error below {RECOVERED}) takes fewer measurements m at {deep} than at {shallow}.", judge
+        f"Recovery (error below {RECOVERED}) takes fewer measurements m by {deep} than by {_the(shallow)}.",
+        judge,
     )
 
 
-def _need(error: xr.DataArray, x: str) -> xr.DataArray:
-    """The smallest x from which on all errors are below `RECOVERED`; infinite if the last is not."""
+def _many(dataset: xr.Dataset | xr.DataArray) -> str:
+    """The dimension that counts measurements."""
+    return "observed" if "observed" in dataset.dims else "measurements"
+
+
+def _need(error: xr.DataArray) -> xr.DataArray:
+    """The least m from which on all errors are below `RECOVERED`; infinite if the last is not."""
+    x = _many(error)
     missed = error[x].where(~(error < RECOVERED)).max(x)
     later = error[x].where(error[x] > missed.fillna(-np.inf)).min(x)
     return later.fillna(np.inf)
@@ -121,11 +128,11 @@ def indistinguishable(one: str, other: str) -> Claim:
     return Claim(f"The errors of {one} and {other} are indistinguishable (within {RECOVERED}).", judge)
 
 
-def coincide_with_many(x: str, solutions: tuple[str, ...]) -> Claim:
+def coincide_with_many(solutions: tuple[str, ...]) -> Claim:
     """With the most entries of the grid everything recovers the truth."""
 
     def judge(dataset: xr.Dataset) -> Verdict:
-        most = dataset.isel({x: [-1]})
+        most = dataset.isel({_many(dataset): [-1]})
         worst = most.error.sel(solution=list(solutions)).mean("seed").max("solution")
         return tally((worst < RECOVERED).where(worst.notnull()), {"largest error ": worst})
 
