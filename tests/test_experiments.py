@@ -102,6 +102,43 @@ def test_deep_sensing_fig2(tmp_path):
     assert finding(done, takes_fewer) == "supported"
 
 
+@pytest.mark.parametrize("name", ["deep-fig3", "deep-sensing-fig3"])
+def test_deep_fig3(name, tmp_path):
+    done = carried_out(name, tmp_path)
+    at = done.dataset.isel(seed=0).squeeze()
+    assert set(at.status.values) == {"converged"}
+    assert (np.diff(at.effective_rank) < -0.5).all()  # deeper, lower
+    planted = int(done.dataset["rank"].item())
+    # At depth 3 as many singular values as the planted matrix has are left; at depth 1 all are alike.
+    ends = {depth: at.singular_values.sel(depth=depth).dropna("point").isel(point=-1) for depth in (1, 3)}
+    assert ends[3][planted] < 0.02 * ends[3][planted - 1]
+    assert ends[1][planted] > 0.5 * ends[1][planted - 1]
+    assert at.error.sel(depth=3) < 0.02
+    assert at.error.sel(depth=3) < at.error.sel(depth=2) / 3
+    ratio = (at.alignment_on_diagonal / at.alignment_off_diagonal).sel(depth=2)
+    assert float(ratio.median()) > 5
+    assert {str(verdict.finding) for verdict in done.verdicts.values()} == {"supported"}
+
+
+def test_ratings_are_asked_for(tmp_path, monkeypatch):
+    monkeypatch.delenv("FASTDMF_ML_100K", raising=False)
+    with pytest.raises(ValueError, match=r"licence.*GroupLens.*FASTDMF_ML_100K"):
+        reproduce("deep-fig3-movielens", out=tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_deep_theory(tmp_path):
+    done = carried_out("deep-theory", tmp_path)
+    worst = done.dataset.difference.max("seed").to_pandas()
+    assert worst.loc[["commuting, diagonal", "one measurement"]].to_numpy().max() < 1e-5
+    assert worst.loc["rates of singular values"].max() < 5e-3
+    assert worst.loc["Proposition 1"].max() < 5e-3
+    assert worst.loc["commuting, rotated", 2] < 1e-5
+    assert worst.loc["commuting, rotated", 4] > 0.1  # rounding grows: the limit of theory is not reached
+    assert str(finding(done, "Theorems 1 and 2: flows on diagonal")) == "supported"
+    assert str(finding(done, "Theorems 1 and 2: so they do in a rotated")) == "depends"
+
+
 # --- the framework ----------------------------------------------------------------------------------------
 
 

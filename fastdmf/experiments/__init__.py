@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from fastdmf.experiments import deep_completion, deep_sensing
+from fastdmf.experiments import deep_completion, deep_dynamics, deep_sensing, deep_theory
 from fastdmf.experiments.experiment import Claim, Experiment, Finding, Settings, Verdict
 from fastdmf.experiments.reproducing import Reproduction, carry_out
 
@@ -26,8 +26,12 @@ __all__ = [
 _ALL = (
     deep_completion.FIG1,
     deep_completion.FIG2,
+    deep_dynamics.FIG3,
+    deep_dynamics.MOVIELENS_FIG3,
     deep_sensing.FIG1,
     deep_sensing.FIG2,
+    deep_dynamics.SENSING_FIG3,
+    deep_theory.THEORY,
 )
 
 #: All experiments by name.

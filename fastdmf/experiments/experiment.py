@@ -96,6 +96,10 @@ class Claim:
     judge: Callable[[xr.Dataset], Verdict]
 
 
+def _nothing() -> None:
+    """Most experiments need nothing from outside."""
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One figure of a paper.
@@ -117,6 +121,8 @@ class Experiment:
         What the paper says that the figure shows.
     quick_seeds, full_seeds : int
         How many problems and starts there are.
+    check : callable
+        Called before anything runs; raises ValueError if something is missing.
     """
 
     name: str
@@ -130,6 +136,7 @@ class Experiment:
     claims: Sequence[Claim]
     quick_seeds: int = 1
     full_seeds: int = 3
+    check: Callable[[], None] = _nothing
 
 
 #: `min_nuclear_norm`, or the same with a memory.

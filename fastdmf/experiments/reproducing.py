@@ -61,6 +61,7 @@ def carry_out(
     one_of("optimizer", optimizer, OPTIMIZERS)
     one_of("init", init, INITS)
     count("workers", workers)
+    experiment.check()
     if seeds is None:
         seeds = experiment.full_seeds if full else experiment.quick_seeds
     size = "full" if full else "quick"

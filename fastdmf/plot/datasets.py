@@ -136,3 +136,51 @@ def _draw_curves(
             at = places[known] + spread * (k - 0.5 * (len(curves) - 1))
         bars = np.maximum([mean - low, high - mean], 0.0) if len(samples) > 1 else None
         panel.errorbar(at, mean, bars, label=str(name), linewidth=1.1, elinewidth=0.8, capsize=1.5, **style)
+
+
+def agreement(dataset: xr.Dataset, panels: str, hue: str) -> Figure:
+    """Draw ``simulated`` against ``predicted``, with the diagonal on which both are equal.
+
+    Parameters
+    ----------
+    dataset : xarray.Dataset
+        ``predicted`` and ``simulated``, of the dimensions ``panels``, ``hue`` and any others.
+    panels : str
+        The dimension whose values have a panel each.
+    hue : str
+        The dimension whose values have a colour and a marker each.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A page wide, three panels in a row.
+
+    Raises
+    ------
+    ValueError
+        If a variable is missing.
+    """
+    from matplotlib.figure import Figure
+
+    if missing := [name for name in ("predicted", "simulated") if name not in dataset]:
+        raise ValueError(f"the dataset lacks {', '.join(missing)}")
+    values = list(dataset[panels].values)
+    rows = -(-len(values) // 3)
+    figure = Figure(figsize=(PAGE_WIDTH, (PANEL_HEIGHT + 0.4) * rows), layout="constrained")
+    axes = list(figure.subplots(rows, 3, squeeze=False).flat)
+    for spare in axes[len(values) :]:
+        spare.remove()
+    for panel, value in zip(axes, values, strict=False):
+        part = dataset.sel({panels: value})
+        for k, own in enumerate(part[hue].values):
+            one = part.sel({hue: own})
+            style: dict[str, Any] = {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
+            x, y = one.predicted.values.ravel(), one.simulated.values.ravel()
+            panel.plot(
+                x, y, linestyle="", markersize=6 - 1.5 * k, fillstyle="none", label=f"{hue} {own}", **style
+            )
+        panel.axline((0, 0), slope=1, color="black", linewidth=0.6, zorder=0)
+        dress(panel, "simulated" if panel in axes[::3] else "", "predicted")
+        panel.set_title(str(value), fontsize=8)
+    axes[0].legend(fontsize=7, frameon=False)
+    return figure
