@@ -17,9 +17,16 @@ if TYPE_CHECKING:
 _TIME = "time (sum of step sizes)"
 #: What counts as a change, relative to the largest singular value: the axis ends at the last one.
 _CHANGE = 0.02
+_SPAN = 1e-5  # of a logarithmic axis
 
 
-def singular_paths(dataset: xr.Dataset, panels: str = "depth", aligned: float | str | None = None) -> Figure:
+def singular_paths(
+    dataset: xr.Dataset,
+    panels: str = "depth",
+    aligned: float | str | None = None,
+    *,
+    logarithmic: bool = False,
+) -> Figure:
     """Draw singular values over time, and how far the gradient is diagonal in the singular vectors.
 
     Parameters
@@ -33,6 +40,8 @@ def singular_paths(dataset: xr.Dataset, panels: str = "depth", aligned: float | 
     aligned : value of that dimension, optional
         For which run the mean absolute entries of Uᵀ∇ℓV, on and off the diagonal, are drawn
         in a last panel.
+    logarithmic : bool
+        A logarithmic axis for singular values, where a few are far greater than the others.
 
     Returns
     -------
@@ -66,7 +75,12 @@ def singular_paths(dataset: xr.Dataset, panels: str = "depth", aligned: float | 
             panel.plot(time, sigma[:, k], color=_lightened(COLOURS[0], colour_of[k]), linewidth=1.1)
         dress(panel, r"singular values of $W$", _TIME)
         panel.set_xlim(0, _settled(time, sigma))
-        panel.set_ylim(bottom=0)
+        if logarithmic:
+            panel.set_yscale("log", nonpositive="mask")
+            panel.set_ylim(bottom=_SPAN * panel.get_ylim()[1])
+            panel.tick_params(which="minor", length=1.5)
+        else:
+            panel.set_ylim(bottom=0)
         panel.locator_params(axis="x", nbins=5)
         panel.set_title(f"{panels} {value}", fontsize=8)
     if aligned is not None:
