@@ -65,13 +65,11 @@ def _of(dataset: xr.Dataset, name: str, solution: str) -> xr.DataArray:
 
 
 def recovers_earlier(deep: str, shallow: str) -> Claim:
-    """The least number of entries from which on the truth is recovered."""
+    """The least number of measurements from which on the truth is recovered."""
 
     def judge(dataset: xr.Dataset) -> Verdict:
         need, more = (_need(_of(dataset, "error", name)) for name in (deep, shallow))
-        return tally(
-            (need < more).where(need.notnull() & more.notnull()), {"from ": need, " against from ": more}
-        )
+        return tally(need < more, {"from ": need, " against from ": more})
 
     return Claim(
         f"Recovery (error below {RECOVERED}) takes fewer measurements m by {deep} than by {_the(shallow)}.",
