@@ -4,15 +4,15 @@ Commands check what they are given, call the library, print and save.  What does
 refused in one sentence on stderr, with exit status 2.
 """
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
+from fastdmf import cli_experiments
 from fastdmf.checkpoint import Checkpoint
+from fastdmf.console import refusals, shows
 from fastdmf.factorizations import Factorization, Product, Symmetric
 from fastdmf.initializers import Balanced, Gaussian, Identity, Orthogonal, Scaled, Uniform
 from fastdmf.optimizers import ExactLineSearch, GradientDescent, GradientFlow, GroupRMSprop, Optimizer
@@ -54,25 +54,7 @@ INITIALIZERS: dict[str, type[Scaled]] = {
     "balanced": Balanced,
 }
 
-EXIT_REFUSED = 2
 EXIT_STATUS = {Status.DIVERGED: 1, Status.INTERRUPTED: 130}
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """Turn what the library refuses into one sentence and an exit status."""
-    try:
-        yield
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        _refuse(place + (error.strerror or str(error)))
-    except (ValueError, TypeError, MemoryError) as error:
-        _refuse(str(error))
-
-
-def _refuse(sentence: str) -> NoReturn:
-    typer.echo(f"fastdmf: {sentence}", err=True)
-    raise typer.Exit(EXIT_REFUSED)
 
 
 def _made(option: str, make: Callable[..., T], *args: Any) -> T:
@@ -106,8 +88,8 @@ def demo(
     """Complete a planted 100 × 100 matrix of rank 5 from 2000 entries, at several depths."""
     from fastdmf.demo import demo as demonstrate
 
-    with _refusals():
-        done = demonstrate(out, seed, _numbers("--depths", depths), progress=_shows(progress))
+    with refusals():
+        done = demonstrate(out, seed, _numbers("--depths", depths), progress=shows(progress))
     n, p = done.problem.shape
     typer.echo(f"{done.problem.values.size} entries of a planted {n} × {p} matrix W*, and W = W_N … W_1:\n")
     typer.echo(done.table())
@@ -262,7 +244,7 @@ def run(
         "rtol": rtol, "method": method, "check": check, "lr": lr, "momentum": momentum, "alpha": alpha,
         "eps": eps, "max_step": max_step,
     }  # fmt: skip
-    with _refusals():
+    with refusals():
         problem = _problem(data, shape, test_fraction, split_seed, loss)
         record = _record(metrics, record_every, per_decade)
         written = {"--checkpoint": checkpoint, "--out": out, "--trace": trace, "--plot": plot}
@@ -279,7 +261,7 @@ def run(
             seed=seed,
             dtype=dtype,
             threads=threads,
-            progress=_shows(progress),
+            progress=shows(progress),
             checkpoint=_checkpoint(checkpoint, checkpoint_every),
         )
         try:
@@ -287,6 +269,10 @@ def run(
         finally:
             typer.echo(result.summary())
     raise typer.Exit(EXIT_STATUS.get(result.status, 0))
+
+
+app.command()(cli_experiments.reproduce)
+app.command("list")(cli_experiments.names)
 
 
 @app.command()
@@ -298,11 +284,6 @@ def info() -> None:
     width = max(map(len, lines))
     for label, text in lines.items():
         typer.echo(f"{label:<{width}}  {text}")
-
-
-def _shows(progress: bool | None) -> bool:
-    """Progress bars are shown on terminals, unless the user says otherwise."""
-    return sys.stderr.isatty() if progress is None else progress
 
 
 def _problem(

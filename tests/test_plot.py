@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib.figure import Figure
 
 import fastdmf as dmf
@@ -177,7 +178,7 @@ def test_demo_returns_what_it_draws(tmp_path):
     assert out.read_bytes().startswith(b"\x89PNG")
     assert list(done.results) == [1, 2]
     alone = dmf.run(
-        TINY, depth=2, init=dmf.Gaussian(product_scale=1e-3), stop=dmf.MaxSteps(400), seed=3, dtype="float32"
+        TINY, depth=2, optimizer=dmf.GroupRMSprop(), stop=dmf.MaxSteps(400), seed=3, dtype="float32"
     )
     assert np.array_equal(done.results[2].product, alone.product)
     header, *rows = [line.split() for line in done.table().splitlines()]
@@ -236,3 +237,81 @@ plot.comparison({"a": result}, np.eye(2))
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+# --- datasets ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def swept():
+    """Errors of two solutions and a reference, two seeds each."""
+    error = [[[0.1, 0.3], [0.01, 0.01]], [[1.0, 3.0], [0.5, 0.7]], [[0.0, 0.0], [0.2, 0.2]]]
+    coordinates = {"solution": ["a", "b", "truth"], "m": [10, 20], "seed": [0, 1]}
+    return xr.Dataset({"error": (("solution", "m", "seed"), error)}, coordinates)
+
+
+def test_against_shows_means_and_ranges(swept):
+    figure = plot.against(swept, "m", ["error"], hue="solution", references=["truth"])
+    (panel,) = figure.axes
+    curves = {bars.get_label(): bars for bars in panel.containers}
+    assert set(curves) == {"a", "b", "truth"}
+    line, _, (bars,) = curves["a"].lines
+    assert data_of(line)[1] == pytest.approx([0.2, 0.01])
+    assert bars.get_segments()[0][:, 1] == pytest.approx([0.1, 0.3])
+    assert data_of(curves["truth"].lines[0]) == (
+        pytest.approx([20]),
+        pytest.approx([0.2]),
+    )  # zeros are left out
+    assert panel.get_yscale() == "log"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b", "truth"]
+
+
+def test_against_has_a_column_for_each_value(swept):
+    both = xr.concat([swept, 2 * swept], xr.Variable("rank", [5, 10]))
+    figure = plot.against(both, "m", ["error"], hue="solution", columns="rank")
+    assert [panel.get_title() for panel in figure.axes] == ["rank 5", "rank 10"]
+    first, second = (panel.containers[1].lines[0].get_ydata() for panel in figure.axes)
+    assert second == pytest.approx(2 * np.asarray(first))
+
+
+def test_figures_of_datasets_refuse(swept):
+    with pytest.raises(ValueError, match="no variable 'loss'; it has error"):
+        plot.against(swept, "m", ["loss"], hue="solution")
+    with pytest.raises(ValueError, match="dimensions"):
+        plot.against(swept.isel(m=0), "m", ["error"], hue="solution")
+    with pytest.raises(ValueError, match="lacks time, singular_values"):
+        plot.singular_paths(swept)
+    with pytest.raises(ValueError, match="lacks predicted, simulated"):
+        plot.agreement(swept, panels="solution", hue="m")
+
+
+def test_singular_paths_end_when_all_have_settled():
+    time = [[0.0, 1.0, 2.0, 9.0, np.nan], [0.0, 1.0, 2.0, 3.0, 4.0]]
+    sigma = [[[0, 0], [1, 0.5], [2, 1], [2, 1], [np.nan] * 2], [[k, k / 2] for k in range(5)]]
+    size = ("depth", "point")
+    dataset = xr.Dataset(
+        {
+            "time": (size, time),
+            "singular_values": ((*size, "component"), sigma),
+            "alignment_on_diagonal": (size, np.ones((2, 5))),
+            "alignment_off_diagonal": (size, np.full((2, 5), 0.1)),
+        },
+        {"depth": [1, 2]},
+    )
+    figure = plot.singular_paths(dataset, aligned=2)
+    one, two, gradient = figure.axes
+    assert one.get_xlim() == (0, 2)
+    assert two.get_xlim() == (0, 4)
+    assert data_of(two.lines[-1])[1] == pytest.approx([0, 1, 2, 3, 4])  # the leading one on top
+    assert [set(line.get_ydata()) for line in gradient.lines] == [{1.0}, {0.1}]
+    assert len(plot.singular_paths(dataset, logarithmic=True).axes) == 2
+
+
+def test_agreement_shows_both():
+    values = xr.DataArray(
+        [[[1.0, 2.0]], [[3.0, 4.0]]], {"check": ["x", "y"], "depth": [2]}, ("check", "depth", "k")
+    )
+    figure = plot.agreement(xr.Dataset({"predicted": values, "simulated": values + 1}), "check", "depth")
+    assert [panel.get_title() for panel in figure.axes] == ["x", "y"]
+    x, y = data_of(figure.axes[1].lines[0])
+    assert (x.tolist(), y.tolist()) == ([3.0, 4.0], [4.0, 5.0])

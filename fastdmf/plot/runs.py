@@ -1,20 +1,15 @@
-"""Figures of results, at the widths of a printed column and of a printed page.
-
-Nothing here touches pyplot: a figure comes back, and the caller saves or shows it.  Colours are those of
-Okabe & Ito, told apart with any colour vision; curves also differ by their dashes.
-"""
+"""Figures of one run, or of a few side by side."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from fastdmf._checks import Array
 from fastdmf.metrics import singular_values
+from fastdmf.plot.style import COLOURS, COLUMN_WIDTH, DASHES, FAINT, MARKERS, PAGE_WIDTH, PANEL_HEIGHT, dress
 from fastdmf.result import Result
 
 if TYPE_CHECKING:
@@ -23,14 +18,6 @@ if TYPE_CHECKING:
 
 #: What :func:`trace` draws if it was recorded, each in a panel of its own.
 PANELS = ("loss", "test_error", "reconstruction_error", "singular_values")
-
-_COLUMN_WIDTH, _PAGE_WIDTH = 3.4, 7.0  # inches
-_PANEL_HEIGHT = 1.7
-
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_DASHES = ("-", "--", "-.", ":")
-_MARKERS = ("o", "s", "^", "D", "v")
-_FAINT = "#BBBBBB"
 
 _LOSS_FORMULAS = {
     "mean": r"$\frac{1}{m}\sum r^2$",
@@ -76,7 +63,7 @@ def trace(result: Result, axes: Axes | Sequence[Axes] | None = None) -> Figure:
             "need held-out entries or a truth"
         )
     if axes is None:
-        figure = Figure(figsize=(_COLUMN_WIDTH, _PANEL_HEIGHT * len(names) + 0.3), layout="constrained")
+        figure = Figure(figsize=(COLUMN_WIDTH, PANEL_HEIGHT * len(names) + 0.3), layout="constrained")
         panels = list(figure.subplots(len(names), 1, sharex=True, squeeze=False).flat)
     else:
         panels = [axes] if isinstance(axes, Axes) else list(axes)
@@ -89,8 +76,8 @@ def trace(result: Result, axes: Axes | Sequence[Axes] | None = None) -> Figure:
         if name == "singular_values":
             _draw_singular_values(panel, steps, result.records[name])
         else:
-            panel.plot(steps, result.records[name], color=_COLOURS[0], linewidth=1.2)
-        _dress(panel, _loss_label([result]) if name == "loss" else _LABELS[name])
+            panel.plot(steps, result.records[name], color=COLOURS[0], linewidth=1.2)
+        dress(panel, _loss_label([result]) if name == "loss" else _LABELS[name])
         _scale_values(panel)
         panel.set_xscale("symlog", linthresh=1, linscale=0.4)
         panel.set_xlim(left=0)
@@ -130,21 +117,21 @@ def comparison(results: Mapping[str, Result], truth: Array | None = None) -> Fig
     from matplotlib.figure import Figure
 
     error = _common_error(results)
-    figure = Figure(figsize=(_PAGE_WIDTH, 2.3), layout="constrained")
+    figure = Figure(figsize=(PAGE_WIDTH, 2.3), layout="constrained")
     losses, errors, spectrum = figure.subplots(1, 3)
     if truth is not None:
         _draw_spectrum(spectrum, truth, marker="_", markersize=11, color="black", label="planted")
     for k, (label, result) in enumerate(results.items()):
-        style: dict[str, Any] = {"color": _COLOURS[k % len(_COLOURS)], "label": label}
-        dashes = _DASHES[k % len(_DASHES)]
+        style: dict[str, Any] = {"color": COLOURS[k % len(COLOURS)], "label": label}
+        dashes = DASHES[k % len(DASHES)]
         for panel, name in ((losses, "loss"), (errors, error)):
             panel.plot(result.records["step"], result.records[name], linestyle=dashes, linewidth=1.2, **style)
-        marker = _MARKERS[k % len(_MARKERS)]
+        marker = MARKERS[k % len(MARKERS)]
         shift = 0.6 * ((k + 0.5) / len(results) - 0.5)  # side by side, for they may well coincide
         _draw_spectrum(spectrum, result.product, shift, marker=marker, markersize=3, **style)
-    _dress(losses, _loss_label(results.values()), xlabel="step")
-    _dress(errors, _LABELS[error], xlabel="step")
-    _dress(spectrum, _LABELS["singular_values"], xlabel="index")
+    dress(losses, _loss_label(results.values()), xlabel="step")
+    dress(errors, _LABELS[error], xlabel="step")
+    dress(spectrum, _LABELS["singular_values"], xlabel="index")
     for panel in (losses, errors):
         _scale_values(panel)
         panel.locator_params(axis="x", nbins=4)
@@ -154,24 +141,6 @@ def comparison(results: Mapping[str, Result], truth: Array | None = None) -> Fig
     losses.legend(fontsize=7, frameon=False)
     spectrum.legend(fontsize=7, frameon=False)
     return figure
-
-
-def check_path(path: str | os.PathLike[str]) -> None:
-    """Refuse a path that no figure can be written to, before hours are spent on what it shows.
-
-    Raises
-    ------
-    ValueError
-        If the suffix stands for no format that matplotlib writes, or the folder does not exist.
-    """
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    path = Path(path)
-    formats = FigureCanvasBase.get_supported_filetypes()
-    if path.suffix.removeprefix(".").lower() not in formats:
-        raise ValueError(f"{path}: the suffix must name a format of figures, one of {', '.join(formats)}")
-    if not path.parent.is_dir():
-        raise ValueError(f"{path}: the folder {path.parent} does not exist")
 
 
 def _common_error(results: Mapping[str, Result]) -> str:
@@ -203,7 +172,7 @@ def _draw_singular_values(panel: Axes, steps: Array, values: Array) -> None:
         panel.plot(
             steps,
             values[:, k],
-            color=_COLOURS[0] if leads else _FAINT,
+            color=COLOURS[0] if leads else FAINT,
             linewidth=1.0 if leads else 0.5,
             label={0: f"leading {min(_LEADING, values.shape[1])}", _LEADING: f"other {rest}"}.get(
                 k, "_nolegend_"
@@ -229,13 +198,3 @@ def _scale_values(panel: Axes) -> None:
     panel.tick_params(which="minor", length=1.5)
     if positive.min() < 1e-8 * positive.max():
         panel.set_ylim(bottom=1e-8 * positive.max())
-
-
-def _dress(panel: Axes, ylabel: str, xlabel: str | None = None) -> None:
-    panel.set_ylabel(ylabel, fontsize=8)
-    if xlabel is not None:
-        panel.set_xlabel(xlabel, fontsize=8)
-    panel.tick_params(labelsize=7)
-    panel.grid(color="#E5E5E5", linewidth=0.5)
-    panel.set_axisbelow(True)
-    panel.spines[["top", "right"]].set_visible(False)

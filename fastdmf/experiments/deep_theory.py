@@ -1,0 +1,185 @@
+"""The theorems of Arora et al. (2019), predicted by `theory` against simulated by the engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastdmf import plot
+from fastdmf._checks import Array
+from fastdmf.experiments.deep_completion import PAPER
+from fastdmf.experiments.experiment import Claim, Experiment, Reference, Settings, Verdict
+from fastdmf.experiments.verdicts import tally
+from fastdmf.initializers import Balanced, Identity, Initializer, Scaled
+from fastdmf.optimizers import GradientDescent, GradientFlow
+from fastdmf.problems import Completion, Problem, Sensing
+from fastdmf.recording import Record
+from fastdmf.result import Result
+from fastdmf.run import run
+from fastdmf.stopping import LossBelow, MaxSteps
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+    from fastdmf.state import State
+
+#: Difference, relative to the largest prediction, below which prediction and simulation agree.
+_AGREE = 1e-2
+
+_SIZE = 6
+
+
+def _moved(
+    problem: Problem,
+    depth: int,
+    init: Initializer,
+    settings: Settings,
+    seed: int,
+    loss: float = 1e-12,
+    record: Record | None = None,
+) -> Result:
+    """A run that is precise enough to be held against a theorem; or plain descent, as the paper has it."""
+    flow = GradientFlow(rtol=1e-6, method="dopri5")
+    return run(
+        problem,
+        depth=depth,
+        init=init,
+        optimizer=flow if settings.optimizer == "flow" else GradientDescent(1e-2),
+        stop=LossBelow(loss) | MaxSteps(2_000_000),
+        record=record or Record(at=[]),
+        seed=seed,
+    )
+
+
+def _start(kind: type[Scaled], settings: Settings) -> Scaled:
+    return kind(product_scale=1e-3) if settings.init == "released" else kind(std=1e-3)
+
+
+Compared = tuple[Array, Array, Result]
+
+
+def _commuting(basis: str, depth: int, seed: int, settings: Settings) -> Compared:
+    """Theorems 1 and 2: where the flow on commuting measurements ends, from αI."""
+    from fastdmf.theory import commuting_limit
+
+    problem = Sensing.commuting(_SIZE, 3, 3, basis=basis, seed=seed, norm=3.0)
+    init = _start(Identity, settings)
+    result = _moved(problem, depth, init, settings, seed)
+    alpha = init.gain((_SIZE, _SIZE), depth)
+    assert problem.eigenvalues is not None and problem.basis is not None
+    limit = commuting_limit(problem.eigenvalues, problem.values, alpha, depth)
+    return limit, np.diag(problem.basis.T @ result.product @ problem.basis), result
+
+
+def _rates(depth: int, seed: int, settings: Settings) -> Compared:
+    """Theorem 3: how fast singular values move, when the loss is half of the first."""
+    from fastdmf.theory import singular_value_rates
+
+    problem = Completion.random((_SIZE, _SIZE), rank=2, observed=24, seed=seed)
+    init, half = _start(Balanced, settings), 0.5 * float(np.mean(problem.values**2))
+    when = _moved(problem, depth, init, settings, seed, half).time
+
+    def rates(state: State) -> Array:
+        return singular_value_rates(state.factors, state.problem.gradient(state.product))
+
+    record = Record(
+        at_time=[0.999 * when, when, 1.001 * when], metrics={"sigma": "singular_values", "rates": rates}
+    )
+    trace = _moved(problem, depth, init, settings, seed, 0.1 * half, record).records
+    k = int(np.argmin(np.abs(trace["time"] - when)))
+    moved = trace["sigma"][k + 1] - trace["sigma"][k - 1]
+    result = _moved(problem, depth, init, settings, seed, 0.1 * half)
+    return trace["rates"][k], moved / (trace["time"][k + 1] - trace["time"][k - 1]), result
+
+
+def _one_measurement(depth: int, seed: int, settings: Settings) -> Compared:
+    """Equations 10 and 11: where the singular values end that a single measurement moves."""
+    from fastdmf.theory import single_measurement
+
+    weights = np.linspace(1.0, 0.5, _SIZE)
+    problem = Sensing(np.diag(weights)[None], [2.0])
+    init = _start(Identity, settings)
+    result = _moved(problem, depth, init, settings, seed)
+    sigma = np.full(_SIZE, init.gain((_SIZE, _SIZE), depth) ** depth)
+    return single_measurement(weights, 2.0, sigma, depth).end, np.diag(result.product), result
+
+
+def _proposition(depth: int, seed: int, settings: Settings) -> Compared:
+    """Proposition 1: the limit diag(1, 1, 0, …), which minimizes no Schatten-p quasi-norm with p < 1.
+
+    The start is its own: the limit is that of ever smaller ones.
+    """
+    from fastdmf.theory import proposition_1
+
+    instance = proposition_1(_SIZE)
+    result = _moved(instance.problem, depth, Identity(product_scale=1e-12), settings, seed)
+    return np.diag(instance.limit), np.diag(result.product), result
+
+
+_CHECKS = {
+    "commuting, diagonal": lambda *about: _commuting("diagonal", *about),
+    "commuting, rotated": lambda *about: _commuting("rotated", *about),
+    "rates of singular values": _rates,
+    "one measurement": _one_measurement,
+    "Proposition 1": _proposition,
+}
+
+
+def trial(check: str, depth: int, seed: int, *, settings: Settings, minimum: Reference) -> dict[str, Any]:
+    """One of the predictions, and what the engine finds."""
+    import xarray as xr
+
+    predicted, simulated, result = _CHECKS[check](depth, seed, settings)
+    return {
+        "predicted": xr.DataArray(predicted, dims="component"),
+        "simulated": xr.DataArray(simulated, dims="component"),
+        "difference": float(np.max(np.abs(predicted - simulated)) / np.max(np.abs(predicted))),
+        "loss": result.loss,
+        "evaluations": float(result.evaluations),
+        "status": str(result.status),
+    }
+
+
+def draw(dataset: xr.Dataset) -> Figure:
+    """What was predicted against what was simulated, a panel for each prediction."""
+    return plot.agreement(dataset, panels="check", hue="depth")
+
+
+def _agrees(check: str, text: str) -> Claim:
+    def judge(dataset: xr.Dataset) -> Verdict:
+        worst = dataset.difference.sel(check=check).max("seed")
+        return tally((worst < _AGREE).where(worst.notnull()), {"relative difference ": worst})
+
+    return Claim(f"{text} (largest relative difference below {_AGREE}).", judge)
+
+
+_GRID = {"check": list(_CHECKS), "depth": [2, 3, 4]}
+
+THEORY = Experiment(
+    name="deep-theory",
+    paper=PAPER,
+    figure="theorems 1 to 3, equations 10 and 11, proposition 1",
+    summary="limits and rates, predicted and simulated, at depths 2, 3 and 4",
+    trial=trial,
+    quick=_GRID,
+    full=_GRID,
+    draw=draw,
+    claims=(
+        _agrees(
+            "commuting, diagonal", "Theorems 1 and 2: flows on diagonal measurements end where predicted"
+        ),
+        _agrees(
+            "commuting, rotated",
+            "Theorems 1 and 2: so they do in a rotated basis, where rounding leaves the commuting trajectory",
+        ),
+        _agrees("rates of singular values", "Theorem 3: singular values move at the rates predicted"),
+        _agrees(
+            "one measurement", "Equations 10 and 11: a single measurement moves singular values as predicted"
+        ),
+        _agrees("Proposition 1", "Proposition 1: every depth ends at the matrix of minimum nuclear norm"),
+    ),
+    quick_seeds=3,
+    full_seeds=20,
+)

@@ -1,0 +1,143 @@
+"""What an experiment is: a description, which :func:`reproduce` carries out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from fastdmf.factorizations import Product
+from fastdmf.initializers import Gaussian
+from fastdmf.optimizers import GradientFlow, GroupRMSprop
+from fastdmf.problems import Problem
+from fastdmf.reference import Minimum
+from fastdmf.result import Result
+from fastdmf.run import run
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+OPTIMIZERS = ("flow", "paper")
+INITS = ("released", "paper")
+
+#: Added to the seed of a problem for that of its start, so that the two draw different numbers.
+_START = 1000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the papers leave open, or what differs between a paper and the code released with it.
+
+    Parameters
+    ----------
+    optimizer : {"flow", "paper"}
+        `GradientFlow`, or what the released code uses: `GroupRMSprop` with its learning rate of 1e-3, in
+        float32.
+    init : {"released", "paper"}
+        Gaussian factors with the product scale 1e-3 of the released code, or with the standard deviation
+        1e-3 per factor of the paper's text.
+    """
+
+    optimizer: str = "flow"
+    init: str = "released"
+
+    def start(self, depth: int, shrink: float = 1.0) -> Gaussian:
+        """The start, its product W(0) divided by ``shrink``."""
+        if self.init == "released":
+            return Gaussian(product_scale=1e-3 / shrink)
+        return Gaussian(std=1e-3 / shrink ** (1.0 / depth))
+
+    def follow(self, problem: Problem, depth: int, seed: int, shrink: float = 1.0) -> Result:
+        """One run of a product of full width, to a loss of 1e-6."""
+        is_flow = self.optimizer == "flow"
+        return run(
+            problem,
+            factorization=Product(depth),
+            init=self.start(depth, shrink),
+            optimizer=GradientFlow() if is_flow else GroupRMSprop(lr=1e-3),
+            dtype="float64" if is_flow else "float32",
+            seed=_START + seed,
+        )
+
+
+class Finding(StrEnum):
+    """Whether the numbers agree with a claim."""
+
+    SUPPORTED = "supported"
+    CONTRADICTED = "contradicted"
+    DEPENDS = "depends"
+    UNTESTED = "untested"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run says about a claim.
+
+    Attributes
+    ----------
+    finding : Finding
+        Supported everywhere, contradicted everywhere, or depending on what ``numbers`` names; "untested" if
+        this run holds no case that the claim speaks of.
+    numbers : str
+        The numbers behind it.
+    """
+
+    finding: Finding
+    numbers: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of a paper, and how a dataset is asked about it."""
+
+    text: str
+    judge: Callable[[xr.Dataset], Verdict]
+
+
+def _nothing() -> None:
+    """Most experiments need nothing from outside."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One figure of a paper.
+
+    Attributes
+    ----------
+    name : str
+        By which it is asked for.
+    paper, figure, summary : str
+        Which figure of which paper, and what it shows.
+    trial : callable
+        Called for each cell of the grid with its coordinates, ``seed``, ``settings`` (a `Settings`) and
+        ``minimum``, which is `min_nuclear_norm` with a memory.
+    quick, full : mapping of str to sequences
+        The grid, without ``seed``: in a minute, and at the sizes of the paper.
+    draw : callable
+        From the dataset to its figure.
+    claims : sequence of Claim
+        What the paper says that the figure shows.
+    quick_seeds, full_seeds : int
+        How many problems and starts there are.
+    check : callable
+        Called before anything runs; raises ValueError if something is missing.
+    """
+
+    name: str
+    paper: str
+    figure: str
+    summary: str
+    trial: Callable[..., Mapping[str, Any]]
+    quick: Mapping[str, Sequence[Any]]
+    full: Mapping[str, Sequence[Any]]
+    draw: Callable[[xr.Dataset], Figure]
+    claims: Sequence[Claim]
+    quick_seeds: int = 1
+    full_seeds: int = 3
+    check: Callable[[], None] = _nothing
+
+
+#: `min_nuclear_norm`, or the same with a memory.
+Reference = Callable[..., Minimum]

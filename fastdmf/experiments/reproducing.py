@@ -1,0 +1,134 @@
+"""An experiment carried out: its dataset, its figure, and what became of its claims."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastdmf._checks import count, one_of
+from fastdmf._version import __version__
+from fastdmf.caching import cached
+from fastdmf.experiments.experiment import INITS, OPTIMIZERS, Claim, Experiment, Settings, Verdict
+from fastdmf.sweep import sweep
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+@dataclass(frozen=True, eq=False)
+class Reproduction:
+    """What came of an experiment.
+
+    Attributes
+    ----------
+    experiment : Experiment
+        What was carried out.
+    dataset : xarray.Dataset
+        What `sweep` returned.
+    verdicts : mapping of Claim to Verdict
+        In the order of the claims.
+    report : str
+        The text of ``claims.txt``.
+    files : mapping of str to Path
+        What was written, by kind: "png", "pdf", "csv", "netcdf", "claims".
+    """
+
+    experiment: Experiment
+    dataset: xr.Dataset
+    verdicts: Mapping[Claim, Verdict]
+    report: str
+    files: Mapping[str, Path]
+
+
+def carry_out(
+    experiment: Experiment,
+    *,
+    full: bool = False,
+    workers: int = 1,
+    out: str | os.PathLike[str] | None = None,
+    seeds: int | None = None,
+    optimizer: str = "flow",
+    init: str = "released",
+    progress: bool = False,
+) -> Reproduction:
+    """Carry out an experiment; the arguments are those of :func:`fastdmf.experiments.reproduce`."""
+    one_of("optimizer", optimizer, OPTIMIZERS)
+    one_of("init", init, INITS)
+    count("workers", workers)
+    experiment.check()
+    if seeds is None:
+        seeds = experiment.full_seeds if full else experiment.quick_seeds
+    size = "full" if full else "quick"
+    grid = {**(experiment.full if full else experiment.quick), "seed": range(count("seeds", seeds))}
+    folder = Path(f"{experiment.name}-{size}" if out is None else out)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out must be a folder, but this is a file: {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
+    kinds = ("png", "pdf", "csv", "netcdf", "claims")
+    names = [f"{experiment.name}.{suffix}" for suffix in ("png", "pdf", "csv", "nc")] + ["claims.txt"]
+    files = {kind: folder / name for kind, name in zip(kinds, names, strict=True)}
+
+    from fastdmf.reference import min_nuclear_norm  # needs SciPy's solvers
+
+    settings = Settings(optimizer, init)
+    minimum = cached(min_nuclear_norm, folder / "references")
+    trial = partial(experiment.trial, settings=settings, minimum=minimum)
+    dataset = sweep(trial, grid, workers=workers, path=files["netcdf"], progress=progress)
+    if "interrupted" in dataset.cell_status.values:
+        raise KeyboardInterrupt(f"interrupted; the same call goes on from {files['netcdf']}")
+    if "done" not in dataset.cell_status.values:
+        raise RuntimeError(f"every cell failed, the first with {dataset.cell_error.values.flat[0]}")
+    verdicts = {claim: claim.judge(dataset) for claim in experiment.claims}
+    report = _report(experiment, dataset, verdicts, settings, size)
+    files["claims"].write_text(report, encoding="utf8")
+    figure = experiment.draw(dataset)
+    figure.savefig(files["png"], dpi=200)
+    figure.savefig(files["pdf"])
+    _write_table(dataset, files["csv"])
+    return Reproduction(experiment, dataset, verdicts, report, files)
+
+
+def _report(
+    experiment: Experiment,
+    dataset: xr.Dataset,
+    verdicts: Mapping[Claim, Verdict],
+    settings: Settings,
+    size: str,
+) -> str:
+    """What was done, and each claim with its verdict."""
+    statuses, counts = np.unique(
+        dataset.status.values[dataset.cell_status.values == "done"], return_counts=True
+    )
+    ends = ", ".join(f"{n} {status}" for status, n in zip(statuses, counts, strict=True))
+    failed = int((dataset.cell_status.values == "failed").sum())
+    grid = "; ".join(
+        f"{name} {', '.join(map(str, dataset[name].values))}" for name in dataset.cell_status.dims
+    )
+    lines = [
+        f"{experiment.name}: {experiment.summary}",
+        f"{experiment.paper}, {experiment.figure}",
+        "",
+        f"{size} size, optimizer {settings.optimizer}, init {settings.init}, fastdmf {__version__}",
+        f"grid: {grid}",
+        f"ends: {ends}" + (f"; {failed} cells failed, see cell_error in the netCDF file" if failed else ""),
+        "",
+    ]
+    for k, (claim, verdict) in enumerate(verdicts.items(), start=1):
+        lines += [f"{k}. {claim.text}", f"   {verdict.finding.upper()}", f"   {verdict.numbers}", ""]
+    return "\n".join(lines)
+
+
+def _write_table(dataset: xr.Dataset, path: Path) -> None:
+    """One line for each cell, and for each place in the arrays that its trial returned."""
+    cells = set(dataset.cell_status.dims)
+    arrays = [name for name, x in dataset.data_vars.items() if set(x.dims) - cells]
+    table = dataset.to_dataframe()
+    if arrays:
+        table = table.dropna(how="all", subset=arrays)  # shorter arrays are padded
+    table.to_csv(path)
