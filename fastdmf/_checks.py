@@ -112,7 +112,7 @@ def items(name: str, value: Any) -> tuple[Any, ...]:
         raise TypeError(f"{name} must be a sequence, not {value!r}") from None
 
 
-def small_sensing(matrices: object, values: object) -> tuple[Array, Array]:
+def small_problems(matrices: object, values: object) -> tuple[Array, Array]:
     """The symmetric parts of matrices (B, m, n, n) and the values (B, m) of B problems, in float64."""
     a, y = real_array("matrices", matrices, ndim=4), real_array("values", values, ndim=2)
     if a.size == 0:

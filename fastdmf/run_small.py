@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fastdmf._checks import Array, count, generator, positive, small_sensing
+from fastdmf._checks import Array, count, generator, positive, small_problems
 
 #: Widest matrices for which writing out the n² × n² Hessian still is the right way.
 WIDEST = 12
@@ -24,8 +24,8 @@ class SmallRuns:
     loss : (B,) ndarray
         ½ Σ (⟨A_i, X⟩ − y_i)², the ``"half_sum"`` of `Sensing`.
     status : (B,) ndarray of str
-        "converged"; "stationary" at a misfit, where the loss falls in no direction; "stalled" beside a saddle;
-        "max_steps"; or "diverged".  ``Status(status[b]).advice`` says more.
+        "converged"; "stationary" at a misfit, where the loss falls in no direction; "stalled" beside a
+        saddle; "max_steps"; or "diverged".  ``Status(status[b]).advice`` says more.
     steps, evaluations : (B,) ndarray of int
         Steps, those that were rejected included, and evaluations of the gradient; each step also factorizes
         the Hessian.
@@ -103,7 +103,7 @@ def run_small(
     >>> str(runs.status[0]), runs.product[0].trace().round(6).item()
     ('converged', 2.0)
     """
-    a, y = small_sensing(matrices, values)
+    a, y = small_problems(matrices, values)
     if a.shape[2] > WIDEST:
         raise ValueError(f"matrices are {a.shape[2]} wide, but run_small is for {WIDEST} at most; use run")
     norm, tol = positive("init_norm", init_norm), positive("tol", tol)

@@ -82,5 +82,6 @@ def _on_threads(work: Callable[[], None], waiting: deque[int], threads: int) -> 
 
 
 def _room(m: int, n: int) -> Room:
-    shapes = [(m, n, n), (m, n, n), (m,), (m,), (n, n), (n, n), (n, n), (n * n,), (6, n * n)]
-    return Room(*map(np.empty, shapes), np.empty((n * n, n * n)), np.empty((n * n, n * n)))
+    square, large = (n, n), (n * n, n * n)
+    shapes = [(m, n, n), (m, n, n), (m,), (m,), square, square, square, (n * n,), (6, n * n), large, large]
+    return Room(*(np.empty(shape) for shape in shapes))

@@ -19,6 +19,7 @@
 ``line_search``     the loss along the gradient as a polynomial, and its minimizer
 ``stepping``        loss, gradient, and the compiled multi-step loop
 ``lockstep``        the same for several trajectories at once
+``small_problems``  flows of very many tiny problems, each with its Hessian
 ==================  ================================================================================
 
 Notation.  W (n × p) is split where the observations meet it: W = L Rᵀ, with L (n × k) the product of

@@ -60,9 +60,9 @@ _CURVED = 1e-8
 class Room(NamedTuple):
     """Memory for one problem of m measurements, n × n, at a time; N = n².
 
-    ``images`` and ``next_images`` (m, n, n) are V_i; ``r`` and ``next_r`` (m,) residuals; ``u`` and ``next_u``
-    (n, n) points; ``weighted`` (n, n) is G; ``downhill`` (N,) is −∇ℓ; ``stages`` (6, N) are k_i; ``hessian``
-    and ``triangle`` (N, N) hold lower triangles.
+    ``images`` and ``next_images`` (m, n, n) are V_i; ``r`` and ``next_r`` (m,) residuals; ``u`` and
+    ``next_u`` (n, n) points; ``weighted`` (n, n) is G; ``downhill`` (N,) is −∇ℓ; ``stages`` (6, N) are k_i;
+    ``hessian`` and ``triangle`` (N, N) hold lower triangles.
     """
 
     images: np.ndarray
@@ -141,7 +141,7 @@ def _write_hessian(matrices, images, r, weighted, out):
 
 @kernel
 def _factorize(hessian, shift, out):
-    """The lower triangle of L Lᵀ = H + shift I, its diagonal inverted; False if that is not positive definite."""
+    """Write L with L Lᵀ = H + shift I, its diagonal inverted; return whether that is positive definite."""
     for j in range(len(hessian)):
         pivot = hessian[j, j] + shift
         for k in range(j):
