@@ -30,7 +30,8 @@ class SmallRuns:
         Steps, those that were rejected included, and evaluations of the gradient; each step also factorizes
         the Hessian.
     time : (B,) ndarray
-        Time of the flow dU/dt = −∇(½ Σ r²).
+        Time of the flow dU/dt = −∇(½ Σ r²).  The final decay of ℓ, taken in long steps, changes U little, and
+        how long it takes is known roughly only.
     """
 
     product: Array

@@ -45,15 +45,17 @@ _C = np.array(
 
 #: No mode grows by more than this exponent in a step: then the method follows its growth to about 1e-6.
 GROWTH = 0.25
-#: Steps are no longer than this over tr H, beyond which rounding hides the sign of the Hessian's eigenvalues.
+#: Steps are at most this over ‖H‖, beyond which rounding hides the sign of the Hessian's eigenvalues, …
 _LONGEST = 1e12
+#: … and a step that would have to be shorter than this over ‖H‖ cannot be had.
+_SHORTEST = 1e-30
 #: By so much of itself, and by the threshold, the loss may rise: that is rounding, also beside a saddle.
 _LOSS_ROUNDING = 1e-10
-#: A gradient below this, relative to tr H ‖U‖, is rounding.
+#: A gradient below this, relative to ‖H‖ ‖U‖, is rounding.
 _ROUNDING = 1e-15
-#: At a saddle the gradient is below this, relative to tr H ‖U‖.
+#: At a saddle the gradient is below this, relative to ‖H‖ ‖U‖.
 _FLAT = 1e-4
-#: Eigenvalues of the Hessian above −_CURVED tr H count as zero.
+#: Eigenvalues of the Hessian above −_CURVED ‖H‖ count as zero.
 _CURVED = 1e-8
 
 
@@ -242,7 +244,10 @@ def _follow_one(matrices, values, room, threshold, rtol, max_steps):
         force = _write_downhill(room.images, room.r, room.downhill)
         size = _write_hessian(matrices, room.images, room.r, room.weighted, room.hessian)
         length = _norm(room.u)
-        flatness = force / (size * length)
+        if size == 0.0:  # nothing is measured
+            return STATIONARY, loss, time, steps, evaluations
+        # Where X = 0 fits best, U and the gradient vanish together: compare with the length that fits, too.
+        flatness = force / (size * max(length, np.sqrt(loss / size)))
         if flatness <= _ROUNDING or steps == max_steps:
             is_valley = _factorize(room.hessian, _CURVED * size, room.triangle)
             if is_valley and flatness <= _ROUNDING:
@@ -255,6 +260,8 @@ def _follow_one(matrices, values, room, threshold, rtol, max_steps):
         h = min(h, _LONGEST / size)
         while not _factorize(room.hessian, GROWTH / h, room.triangle):
             h *= 0.7
+            if not h * size > _SHORTEST:
+                return DIVERGED, loss, time, steps, evaluations
         _factorize(room.hessian, 1.0 / (_GAMMA * h), room.triangle)
         next_loss, error = _try_step(matrices, values, room, h)
         evaluations += _STAGES
