@@ -1,6 +1,6 @@
 """Minimum traces of very many tiny problems at once, each with proof."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +8,7 @@ import numpy.typing as npt
 from fastdmf._checks import Array, positive, small_problems
 from fastdmf.reference.outcome import Status
 from fastdmf.reference.small_barrier import EPS, FARTHEST, climb
+from fastdmf.reference.small_faces import faces
 
 #: Combinations of measurements with singular values below this fraction of the largest depend on the others.
 DEPENDENT = 1e-10
@@ -34,7 +35,8 @@ class SmallMinima:
     matrix : (B, n, n) ndarray
         X, positive semidefinite.
     dual : (B, m) ndarray
-        λ with λ_max(Σ λ_i A_i) ≤ 1.  Where the problem is infeasible, a ray: Σ λ_i A_i ⪯ 1e-5 yᵀλ or zero.
+        λ with λ_max(P (Σ λ_i A_i) P) ≤ 1, P the ``face``.  Where the problem is infeasible, a ray:
+        Σ λ_i A_i ⪯ 1e-5 yᵀλ or zero.
     upper : (B,) ndarray
         tr X + Σ |λ_i| |⟨A_i, X⟩ − y_i|; infinite if no positive semidefinite matrix was found that fits to
         1e-12.
@@ -45,6 +47,9 @@ class SmallMinima:
         max_i |⟨A_i, X⟩ − y_i|.
     interior : (B,) ndarray of bool
         Whether λ stayed bounded.  If not, no positive definite matrix has these values, or hardly one.
+    face : (B, n, n) ndarray
+        The projection P onto the range in which all X with these values live, as far as it had to be found: I
+        for most.  Then the proof rests on a Σ ζ_i A_i ⪰ 0 with kernel P and yᵀζ = 0 to rounding.
     status : (B,) ndarray of str
         "converged" (gap ≤ tol); "stalled" (the bounds hold as they are); or "infeasible".
     """
@@ -55,6 +60,7 @@ class SmallMinima:
     lower: Array
     violation: Array
     interior: Array
+    face: Array
     status: Array
 
     @property
@@ -93,8 +99,8 @@ def min_trace_small(matrices: npt.ArrayLike, values: npt.ArrayLike, tol: float =
     -----
     The problem of Gunasekar et al. (2017), equation (4), over positive semidefinite matrices.  A barrier
     method on the dual; where no positive definite X has the values, λ has no limit but the bound has, and the
-    gap ends near 1e-7.  It may stay at 1e-3, "stalled", where the face of feasible matrices is itself only
-    touched by the values.
+    gap ends near 1e-7.  Where the face of feasible matrices itself is only touched by the values, that
+    converges too slowly, and the problem is solved again on that face.
 
     Examples
     --------
@@ -133,7 +139,23 @@ def _solve(a: Array, y: Array, tol: float) -> SmallMinima:
         dual[k] = np.einsum("bik,bk->bi", left[k, :, :r], weights / sigma[k, :r])
         matrix[k] = found * shortest[k, None, None]
     matrix = _fitted(a, y, matrix)
-    return _certified(a, y, matrix, dual, contradicts, shortest, farthest <= FARTHEST**0.5, tol)
+    minima = _certified(a, y, matrix, dual, contradicts, shortest, farthest <= FARTHEST**0.5, tol)
+    left_over = np.flatnonzero((minima.status == str(Status.STALLED)) & ~minima.interior)
+    for which, basis in faces(a[left_over], y[left_over], minima.dual[left_over]):
+        _solve_on_faces(a, y, minima, left_over[which], basis, tol)
+    return minima
+
+
+def _solve_on_faces(a: Array, y: Array, minima: SmallMinima, which: Array, basis: Array, tol: float) -> None:
+    """Replace the minima of these problems by those on faces Q X' Qᵀ, where that settles them."""
+    turned = basis.transpose(0, 2, 1)
+    on_face = _solve(turned[:, None] @ a[which] @ basis[:, None], y[which], tol)
+    settled = on_face.status == str(Status.CONVERGED)
+    which, basis, turned = which[settled], basis[settled], turned[settled]
+    for name in ("dual", "upper", "lower", "violation", "status"):
+        getattr(minima, name)[which] = getattr(on_face, name)[settled]
+    for name in ("matrix", "face"):
+        getattr(minima, name)[which] = basis @ getattr(on_face, name)[settled] @ turned
 
 
 def _fitted(a: Array, y: Array, matrix: Array) -> Array:
@@ -171,7 +193,8 @@ def _certified(
     upper[violation > FITS * np.linalg.norm(y, axis=1)] = np.inf
     impossible = contradicts | (np.isinf(upper) & (lower > FARKAS * shortest))
     lower, upper = np.where(impossible, np.inf, lower), np.where(impossible, np.inf, upper)
-    minima = SmallMinima(matrix, dual, upper, lower, violation, interior, np.empty(0))
+    face = np.tile(np.eye(n), (len(y), 1, 1))
+    minima = SmallMinima(matrix, dual, upper, lower, violation, interior, face, np.empty(0))
     names = [str(Status.INFEASIBLE), str(Status.CONVERGED)]
     status = np.select([impossible, minima.gap <= tol], names, str(Status.STALLED))
-    return SmallMinima(matrix, dual, upper, lower, violation, interior, status)
+    return replace(minima, status=status)
