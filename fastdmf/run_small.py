@@ -94,7 +94,9 @@ def run_small(
     steps.  No step is longer than a quarter of the time in which the fastest mode grows e-fold, so that
     saddles are left as the flow leaves them.
 
-    Where no positive definite X has the values, components may decay like 1/t and X converges like √tol.
+    Where no positive definite X has the values, components may decay like 1/t.  X then converges like √tol,
+    or tol^¼ where even the face of feasible matrices is only touched; its trace may lie so far below the
+    minimum.
 
     Examples
     --------
