@@ -26,6 +26,7 @@ from fastdmf.recording import Record
 from fastdmf.result import Result
 from fastdmf.run import run
 from fastdmf.run_many import run_many
+from fastdmf.run_small import SmallRuns, run_small
 from fastdmf.state import State
 from fastdmf.stopping import GradientBelow, LossBelow, MaxSteps, Stalled, Status, TimeLimit
 from fastdmf.sweep import sweep
@@ -54,6 +55,7 @@ __all__ = [
     "Record",
     "Result",
     "Sensing",
+    "SmallRuns",
     "Stalled",
     "State",
     "Status",
@@ -69,6 +71,7 @@ __all__ = [
     "reference",
     "run",
     "run_many",
+    "run_small",
     "sweep",
     "theory",
 ]

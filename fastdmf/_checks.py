@@ -110,3 +110,18 @@ def items(name: str, value: Any) -> tuple[Any, ...]:
         return tuple(value)
     except TypeError:
         raise TypeError(f"{name} must be a sequence, not {value!r}") from None
+
+
+def small_problems(matrices: object, values: object) -> tuple[Array, Array]:
+    """The symmetric parts of matrices (B, m, n, n) and the values (B, m) of B problems, in float64."""
+    a, y = real_array("matrices", matrices, ndim=4), real_array("values", values, ndim=2)
+    if a.size == 0:
+        raise ValueError(
+            f"matrices is empty, of shape {a.shape}; one problem and measurement at least is needed"
+        )
+    if a.shape[2] != a.shape[3]:
+        raise ValueError(f"matrices must be square, (B, m, n, n), not of shape {a.shape}")
+    if y.shape != a.shape[:2]:
+        raise ValueError(f"values must be of shape {a.shape[:2]}, one for each matrix, not {y.shape}")
+    a = a.astype(np.float64)
+    return 0.5 * (a + a.transpose(0, 1, 3, 2)), y.astype(np.float64)

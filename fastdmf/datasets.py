@@ -1,4 +1,4 @@
-"""Real data."""
+"""Real data, and lists of tiny problems."""
 
 import hashlib
 import os
@@ -8,6 +8,9 @@ import numpy as np
 
 from fastdmf._checks import count
 from fastdmf.problems import Completion
+from fastdmf.problems.small import SmallProblems, small_sensing
+
+__all__ = ["SmallProblems", "movielens_100k", "small_sensing"]
 
 _ML_100K_URL = "https://files.grouplens.org/datasets/movielens/ml-100k/u.data"
 _ML_100K_SHA256 = "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490"

@@ -24,6 +24,7 @@
 ``chebyshev``       stabilized steps of order 2, for stiff stretches
 ``dormand_prince``  explicit steps of order 5
 ``flowing``         the loop of controlled steps, and points inside them
+``small_problems``  flows of very many tiny problems, each with its Hessian
 ==================  ================================================================================
 
 Notation.  W (n × p) is split where the observations meet it: W = L Rᵀ, with L (n × k) the product of
