@@ -1,6 +1,6 @@
 """Every CUDA kernel on small inputs, with what float64 NumPy has to say about its results.
 
-Run as a program, with a sanitizer loaded before it: ``python -m tests.cuda_cases SANITIZER SCHEDULE REAL SOURCE KERNEL …``.
+Run as a program, with a sanitizer loaded before it: SANITIZER SCHEDULE DTYPE SOURCE KERNEL …
 """
 
 import sys
@@ -9,8 +9,20 @@ from pathlib import Path
 import numpy as np
 
 from fastdmf.kernels.cuda import sources
-from fastdmf.kernels.cuda.sources import EVENT, GRADIENT_SQUARED, LOSS, MEAN_SQUARE, NEXT_MEAN_SQUARE, SLOTS
-from fastdmf.kernels.cuda.sources import STEP, STEPS, TAKEN, TIME, WARP, WARPS, share
+from fastdmf.kernels.cuda.sources import (
+    EVENT,
+    GRADIENT_SQUARED,
+    LOSS,
+    MEAN_SQUARE,
+    NEXT_MEAN_SQUARE,
+    SLOTS,
+    STEP,
+    STEPS,
+    TAKEN,
+    TIME,
+    WARP,
+    WARPS,
+)
 
 
 def filled(shape, dtype):
@@ -133,7 +145,14 @@ def settle(launch, dtype):
         "diverged": (1, [(np.inf, np.inf)], 0.0, 2),
     }
     out = {}
-    before = {"STEPS": 4.0, "TAKEN": 2.0, "TIME": 3.0, "STEP": 0.25, "MEAN_SQUARE": 1.0, "NEXT_MEAN_SQUARE": 2.0}
+    before = {
+        "STEPS": 4.0,
+        "TAKEN": 2.0,
+        "TIME": 3.0,
+        "STEP": 0.25,
+        "MEAN_SQUARE": 1.0,
+        "NEXT_MEAN_SQUARE": 2.0,
+    }
     for name, (moved, pairs, until, event) in cases.items():
         state, expected = going(**before), going(**before)
         numbers = losses.copy()
@@ -152,7 +171,9 @@ def settle(launch, dtype):
     return out
 
 
-CASES = {case.__name__: case for case in (sampled_residual, gather, gather_step, descend, squares, pace, settle)}
+CASES = {
+    case.__name__: case for case in (sampled_residual, gather, gather_step, descend, squares, pace, settle)
+}
 
 
 def deviation(got, expected):

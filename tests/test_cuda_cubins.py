@@ -18,8 +18,8 @@ pytestmark = pytest.mark.skipif(NVCC is None, reason="compiling for GPUs needs n
 
 TARGETS = (75, 80, 90, 100)
 DTYPES = ("float32", "float64")
-#: What a kernel may take: registers of a thread and bytes of shared memory of a block of 256.  No more than 64
-#: registers: then 4 blocks, half of the threads, fit on any processor of a GPU.  No stack at all, ever.
+#: What a kernel may take: registers of a thread and bytes of shared memory of a block of 256.  With at most
+#: 64 registers, four blocks are at home on any multiprocessor.  No stack at all, ever.
 BUDGETS = {
     "sampled_residual": (64, 64),
     "gather": (40, 0),
@@ -73,7 +73,9 @@ def test_kernels_take_what_launchers_give(dtype):
     in_ptx = dict.fromkeys("RILD", "u64") | {"r": real, "i": "u32", "l": "u64", "d": "f64"}
     given = {name: [in_ptx[kind] for kind in kinds] for name, kinds in sources.KERNELS.items()}
     assert {name: taken for name, (taken, _) in entries(compiled("ptx", 75, dtype)).items()} == given
-    sizes = {kind: np.dtype(number).itemsize for kind, number in sources.number_types(np.dtype(dtype)).items()}
+    sizes = {
+        kind: np.dtype(number).itemsize for kind, number in sources.number_types(np.dtype(dtype)).items()
+    }
     assert sizes == {"r": np.dtype(dtype).itemsize, "i": 4, "l": 8, "d": 8}
 
 

@@ -88,10 +88,14 @@ def sanitized(tmp_path, sanitizer, code, dtype="float64", kernels=tuple(cuda_cas
     """Kernels in a process of their own, under a sanitizer: exit status and what it said."""
     source = tmp_path / "kernels.cu"
     source.write_text(code, encoding="utf-8")
-    schedule = {"asan": 0, "tsan": 2}[sanitizer]  # in ascending order the first to be out of bounds is next to them
+    schedule = {"asan": 0, "tsan": 2}[
+        sanitizer
+    ]  # in ascending order the first to be out of bounds is next to them
     libraries = {"asan": ("libasan.so", "libubsan.so"), "tsan": ("libtsan.so",)}[sanitizer]
     paths = [
-        subprocess.run([cuda_shim.CXX, f"-print-file-name={lib}"], capture_output=True, text=True).stdout.strip()
+        subprocess.run(
+            [cuda_shim.CXX, f"-print-file-name={lib}"], capture_output=True, text=True
+        ).stdout.strip()
         for lib in libraries
     ]
     if not all(Path(p).is_absolute() for p in paths):
@@ -101,7 +105,16 @@ def sanitized(tmp_path, sanitizer, code, dtype="float64", kernels=tuple(cuda_cas
         "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1",
         "TSAN_OPTIONS": "halt_on_error=1 exitcode=66", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
     }  # fmt: skip
-    command = [sys.executable, "-m", "tests.cuda_cases", sanitizer, str(schedule), dtype, str(source), *kernels]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.cuda_cases",
+        sanitizer,
+        str(schedule),
+        dtype,
+        str(source),
+        *kernels,
+    ]
     choices = {"cwd": ROOT, "env": environment, "timeout": 240}
     done = subprocess.run(command, capture_output=True, text=True, **choices)
     return done.returncode, done.stdout + done.stderr
@@ -113,7 +126,11 @@ def sanitized(tmp_path, sanitizer, code, dtype="float64", kernels=tuple(cuda_cas
 def test_no_sanitizer_finds_anything(tmp_path, sanitizer, dtype):
     status, said = sanitized(tmp_path, sanitizer, sources.source(), dtype)
     assert status == 0, said
-    assert f"{len(sources.KERNELS)} kernels ran" in said and "Sanitizer" not in said and "runtime error" not in said, said
+    assert (
+        f"{len(sources.KERNELS)} kernels ran" in said
+        and "Sanitizer" not in said
+        and "runtime error" not in said
+    ), said
 
 
 # --- planted bugs -----------------------------------------------------------------------------------------
@@ -171,7 +188,10 @@ def test_a_planted_bug_is_found(tmp_path, bug):
 
 
 DIVERGENT = {
-    "barrier": ("const double total = slots[0];", "if (t < 7) __syncthreads();\n  const double total = slots[0];"),
+    "barrier": (
+        "const double total = slots[0];",
+        "if (t < 7) __syncthreads();\n  const double total = slots[0];",
+    ),
     "shuffle": ("w = warp_sum(w);", "if (lane < 20) w = warp_sum(w);"),
 }
 

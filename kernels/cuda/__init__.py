@@ -11,6 +11,6 @@
 The products of chains of factors are cuBLAS's, and UUᵀ needs no kernel of its own: its gradient (Z + Zᵀ) U is
 one sum over the entries of Z and of Zᵀ, whose lists are joined.
 
-No kernel waits for the host.  Whether a run halts or has diverged is decided on the device, by ``settle``, and
-every kernel that was queued after that returns at once.
+No kernel waits for the host.  Whether a run halts or has diverged is decided on the device, by ``settle``,
+and every kernel that was queued after that returns at once.
 """

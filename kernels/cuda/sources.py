@@ -13,8 +13,8 @@ WARPS = BLOCK // WARP
 LOSS, GRADIENT_SQUARED, TIME, STEPS, MEAN_SQUARE, STEP, NEXT_MEAN_SQUARE, EVENT, TAKEN = range(9)
 SLOTS, SLOTS_KEPT = 9, 5
 
-#: Kernels by name, with the types of what they take: R, I, L, D point to real, int, long long, double, and r, i,
-#: l, d are such numbers.  ``real`` is the type of the factors.
+#: Kernels by name, with the types of what they take: R, I, L, D point to real, int, long long, double, and
+#: r, i, l, d are such numbers.  ``real`` is the type of the factors.
 KERNELS = {
     "sampled_residual": "RRIIRrliiDRD",
     "gather": "LIIRRiiDR",
