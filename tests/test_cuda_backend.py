@@ -1,7 +1,9 @@
 """The CUDA backend, run on the CPU by the shim, against the CPU backend."""
 
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from tests import cuda_shim
 from tests.cuda_shim import ShimDevice
 from tests.test_against_naive import assert_same
 
+ROOT = Path(__file__).parent.parent
 needs_shim = pytest.mark.skipif(bool(cuda_shim.MISSING), reason=f"the CUDA shim {cuda_shim.MISSING}")
 
 #: Relative to the largest entry, after some tens of steps: what the two orders of summation differ by.
@@ -47,6 +50,20 @@ def on_shim(monkeypatch):
     return choose
 
 
+@pytest.fixture(params=["shim", pytest.param("gpu", marks=pytest.mark.gpu)])
+def somewhere(request):
+    """The shim, and a GPU where there is one."""
+    if request.param == "shim":
+        if cuda_shim.MISSING:
+            pytest.skip(f"the CUDA shim {cuda_shim.MISSING}")
+        request.getfixturevalue("on_shim")
+        return
+    try:
+        cuda.open_device()
+    except ValueError as missing:
+        pytest.skip(str(missing))
+
+
 def problem_for(factorization):
     shape = (32, 32) if isinstance(factorization, dmf.Symmetric) else (28, 36)
     return dmf.Completion.random(shape, rank=2, observed=300, seed=3)
@@ -66,11 +83,10 @@ def assert_close(a, b, tolerance):
     assert a.time == pytest.approx(b.time, rel=tolerance)
 
 
-@needs_shim
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("factorization", FACTORIZATIONS)
-def test_steps_are_those_of_the_cpu(on_shim, factorization, optimizer, dtype):
+def test_steps_are_those_of_the_cpu(somewhere, factorization, optimizer, dtype):
     cpu, gpu = loops(FACTORIZATIONS[factorization], OPTIMIZERS[optimizer], dtype)
     start = gpu.init(START, seed=0)
     ends = [loop.advance(loop.init(START, seed=0), 20) for loop in (gpu, cpu)]
@@ -82,10 +98,9 @@ def test_steps_are_those_of_the_cpu(on_shim, factorization, optimizer, dtype):
     assert ends[0].memory.keys() == ends[1].memory.keys()
 
 
-@needs_shim
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("factorization", ["depth 2", "depth 3", "UUᵀ"])
-def test_runs_are_those_of_the_cpu(on_shim, factorization, optimizer):
+def test_runs_are_those_of_the_cpu(somewhere, factorization, optimizer):
     choices = {
         "factorization": FACTORIZATIONS[factorization], "optimizer": OPTIMIZERS[optimizer], "init": START,
         "record": dmf.Record(every=5), "seed": 0,
@@ -125,10 +140,9 @@ def test_schedules_halves_and_norms_do_not_change_a_bit(on_shim, factorization, 
         assert all(map(np.array_equal, end.gradients, ends[0].gradients))
 
 
-@needs_shim
 @pytest.mark.parametrize("factorization", ["depth 2", "depth 3"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_the_device_halts_where_it_should_though_more_is_queued(on_shim, factorization, optimizer):
+def test_the_device_halts_where_it_should_though_more_is_queued(somewhere, factorization, optimizer):
     cpu, gpu = loops(FACTORIZATIONS[factorization], OPTIMIZERS[optimizer])
     path = [cpu.init(START, seed=0)]
     for _ in range(8):
@@ -150,9 +164,8 @@ def test_the_device_halts_where_it_should_though_more_is_queued(on_shim, factori
         assert_close(*(t.state() for t in trajectories), 1e-11)
 
 
-@needs_shim
 @pytest.mark.parametrize("factorization", ["depth 2", "depth 3", "UUᵀ"])
-def test_a_divergence_leaves_the_last_finite_point(on_shim, factorization):
+def test_a_divergence_leaves_the_last_finite_point(somewhere, factorization):
     for momentum in (0.0, 0.5):
         cpu, gpu = loops(FACTORIZATIONS[factorization], dmf.GradientDescent(1e4, momentum))
         trajectories = [loop.start(START, 0) for loop in (gpu, cpu)]
@@ -176,9 +189,8 @@ def test_a_step_taken_back_is_the_point_before_it_to_the_bit(on_shim):
     assert all(map(np.array_equal, diverged.memory().values(), before.memory().values()))
 
 
-@needs_shim
 @pytest.mark.parametrize("factorization", ["depth 2", "depth 3", "UUᵀ"])
-def test_held_out_entries_are_sampled_on_the_device(on_shim, factorization):
+def test_held_out_entries_are_sampled_on_the_device(somewhere, factorization):
     whole = problem_for(FACTORIZATIONS[factorization])
     rows, cols, values, held_out = whole.rows, whole.cols, whole.values, slice(240, None)
     problem = dmf.Completion(
@@ -250,6 +262,24 @@ def test_the_state_begins_with_what_trajectories_on_the_cpu_carry():
     names = ("LOSS", "GRADIENT_SQUARED", "TIME", "STEPS", "MEAN_SQUARE")
     assert [getattr(sources, n) for n in names] == [getattr(stepping, n) for n in names] == list(range(5))
     assert sources.SLOTS_KEPT == stepping.SLOTS == 5
+
+
+@needs_shim
+def test_a_run_loads_no_compiler_for_the_cpu():
+    code = """
+import sys
+import fastdmf as dmf
+from fastdmf.backends import cuda
+from tests.cuda_shim import ShimDevice
+cuda.open_device = ShimDevice
+problem = dmf.Completion.random((9, 8), rank=1, observed=30)
+result = dmf.run(problem, lr=0.5, stop=dmf.MaxSteps(3), device="cuda")
+print(result.steps, *sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    steps, *loaded = done.stdout.split()
+    assert steps == "3", done.stderr
+    assert not {name.split(".")[0] for name in loaded} & {"numba", "llvmlite", "cupy"}
 
 
 # --- CuPy -------------------------------------------------------------------------------------------------

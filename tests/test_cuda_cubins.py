@@ -14,7 +14,7 @@ import pytest
 from fastdmf.kernels.cuda import sources
 
 NVCC = shutil.which(os.environ.get("NVCC", "nvcc"))
-pytestmark = pytest.mark.skipif(NVCC is None, reason="compiling for GPUs needs nvcc, or $NVCC")
+needs_nvcc = pytest.mark.skipif(NVCC is None, reason="compiling for GPUs needs nvcc, or $NVCC")
 
 TARGETS = (75, 80, 90, 100)
 DTYPES = ("float32", "float64")
@@ -44,6 +44,7 @@ def compiled(kind, target, dtype):
         return out.read_text(encoding="utf-8") if kind == "ptx" else done.stderr
 
 
+@needs_nvcc
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("target", TARGETS)
 def test_kernels_keep_within_their_budgets(target, dtype):
@@ -61,12 +62,28 @@ def test_kernels_keep_within_their_budgets(target, dtype):
     assert {name: x for name, x in used.items() if x[0] > BUDGETS[name][0] or x[1] > BUDGETS[name][1]} == {}
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_compiler_that_cupy_calls_takes_the_sources(target, dtype):
+    pytest.importorskip("cupy", reason="calling NVRTC as CuPy does needs CuPy")
+    from cupy_backends.cuda.libs import nvrtc
+
+    try:
+        nvrtc.getVersion()
+    except Exception as error:  # whatever a missing library is reported as
+        pytest.skip(f"CuPy finds no NVRTC: {error}")
+    program = nvrtc.createProgram(sources.source(), "kernels.cu", [], [])
+    nvrtc.compileProgram(program, [*sources.options(np.dtype(dtype)), "-ftz=true", f"-arch=sm_{target}"])
+    assert len(nvrtc.getCUBIN(program)) > 10_000
+
+
 def entries(ptx):
     """Kernels by name: what they take, and what they do."""
     found = re.findall(r"\.visible \.entry (\w+)\(([^)]*)\)(.*?)\n}", ptx, re.DOTALL)
     return {name: (re.findall(r"\.param \.(\w+)", taken), body) for name, taken, body in found}
 
 
+@needs_nvcc
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_kernels_take_what_launchers_give(dtype):
     real = {"float32": "f32", "float64": "f64"}[dtype]
@@ -92,6 +109,7 @@ def test_pointers_are_of_the_types_that_launchers_give():
     assert declared == sources.KERNELS
 
 
+@needs_nvcc
 def test_float32_is_not_computed_in_float64():
     for name in ("gather", "gather_step", "descend"):
         body = entries(compiled("ptx", 75, "float32"))[name][1]
