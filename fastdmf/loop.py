@@ -37,8 +37,9 @@ class Loop:
         How the factors move.
     dtype : {"float64", "float32"}
         Arithmetic of the run; problem and start are converted to it.
-    device : {"cpu"}
-        Where it runs.
+    device : {"cpu", "cuda"}
+        Where it runs; never chosen by itself.  On a GPU: completion by gradient descent or GroupRMSprop, with
+        two factors or more, through CuPy.
     threads : int
         Threads of kernels and BLAS.  The kernels give the same bits for every number, BLAS the same
         numbers to rounding.

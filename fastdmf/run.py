@@ -61,8 +61,9 @@ def run(
         Seed of the start; None draws one, which the result keeps.
     dtype : {"float64", "float32"}
         Arithmetic of the run; problem and start are converted to it.
-    device : {"cpu"}
-        Where it runs.
+    device : {"cpu", "cuda"}
+        Where it runs; never chosen by itself.  On a GPU: completion by gradient descent or GroupRMSprop, with
+        two factors or more, through CuPy.
     threads : int
         Threads of kernels and BLAS.
     progress : bool

@@ -382,7 +382,7 @@ def test_info_of_the_module():
     lines = {label: text.strip() for label, text in lines.items()}
     assert lines["fastdmf"] == dmf.__version__
     assert lines["numpy"] == np.__version__
-    assert lines["devices"] == "cpu"
+    assert lines["devices"] == "cpu, cuda"
     assert lines["processor"]
     assert "threads" in lines["BLAS 1"]
     assert "usable processors" in lines["threads"]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fastdmf.backends.cpu_objective import CpuObjective
 
 DTYPES = ("float64", "float32")
-DEVICES = ("cpu",)
+DEVICES = ("cpu", "cuda")
 
 
 class Event(IntEnum):
@@ -152,14 +152,10 @@ class Engine(Protocol):
         ...
 
 
-def bind_objective(
-    problem: Problem,
-    factorization: Factorization,
-    dtype: npt.DTypeLike = "float64",
-    device: str = "cpu",
-    threads: int = 1,
-) -> "CpuObjective":
-    """The loss as a function of the factors, on a device; refuses what does not fit together."""
+def _checked(
+    problem: Problem, factorization: Factorization, dtype: npt.DTypeLike, device: str, threads: int
+) -> np.dtype:
+    """The type of the factors; refuses what does not fit together."""
     if not isinstance(problem, Problem):
         raise TypeError(f"problem must be a Completion or Sensing, not {problem!r}")
     if not isinstance(factorization, Factorization):
@@ -174,6 +170,14 @@ def bind_objective(
         raise ValueError(f"device must be one of {', '.join(DEVICES)}, not {device!r}")
     count("threads", threads)
     factorization.factor_shapes(problem.shape)  # refuses a shape that cannot be factorized so
+    return resolved
+
+
+def bind_objective(
+    problem: Problem, factorization: Factorization, dtype: npt.DTypeLike = "float64", threads: int = 1
+) -> "CpuObjective":
+    """The loss as a function of the factors, on the CPU; refuses what does not fit together."""
+    resolved = _checked(problem, factorization, dtype, "cpu", threads)
 
     from fastdmf.backends.cpu_objective import CpuObjective  # loads Numba
 
@@ -194,8 +198,13 @@ def bind(
             "optimizer must be a GradientDescent, GroupRMSprop, ExactLineSearch or GradientFlow, not "
             f"{optimizer!r}"
         )
-    objective = bind_objective(problem, factorization, dtype, device, threads)
+    resolved = _checked(problem, factorization, dtype, device, threads)
+    if device == "cuda":
+        from fastdmf.backends.cuda import CudaEngine
+
+        return CudaEngine(problem, factorization, optimizer, resolved, threads)
 
     from fastdmf.backends.cpu import CpuEngine
+    from fastdmf.backends.cpu_objective import CpuObjective
 
-    return CpuEngine(objective, optimizer)
+    return CpuEngine(CpuObjective(problem, factorization, resolved, threads), optimizer)

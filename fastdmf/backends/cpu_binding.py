@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdmf._checks import Array
-from fastdmf.backends.layout import aligned_empty, blocks_of, compressed_rows, whole_vectors
+from fastdmf.backends.layout import aligned_empty, blocks_of, compressed_rows, refuse_overflow, whole_vectors
 from fastdmf.backends.tiles import blocks_support, tiling_of
 from fastdmf.kernels.cpu.blocked import Blocks
 from fastdmf.kernels.cpu.completion import Entries, Pattern
@@ -165,7 +165,7 @@ def _triangles(matrices: Array, dtype: np.dtype) -> Array:
         for i in range(n):  # no temporary copy is larger than one row of all matrices
             start, end = end, end + n - i
             packed[:, start:end] = 0.5 * matrices[:, i, i:] + 0.5 * matrices[:, i:, i]
-    _refuse_overflow(packed, matrices)
+    refuse_overflow(packed, matrices)
     return _settled(packed, dtype)
 
 
@@ -180,15 +180,9 @@ def _settled(array: Array, dtype: np.dtype) -> Array:
         settled = aligned_empty(array.shape, dtype)
         with np.errstate(over="ignore"):
             settled[...] = array
-        _refuse_overflow(settled, array)
+        refuse_overflow(settled, array)
     settled.flags.writeable = False
     return settled
-
-
-def _refuse_overflow(converted: Array, array: Array) -> None:
-    if not np.isfinite(converted).all():
-        largest = max(array.max(), -array.min())
-        raise ValueError(f"{largest} of the problem's numbers is not finite in {converted.dtype}")
 
 
 def pattern_of(rows: Array, cols: Array, shape: tuple[int, int], width: int) -> Pattern:

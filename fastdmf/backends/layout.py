@@ -155,3 +155,10 @@ def aligned_empty(shape: Sequence[int], dtype: np.dtype) -> Array:
     memory = np.empty(size + 64, dtype=np.uint8)
     start = -memory.ctypes.data % 64
     return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def refuse_overflow(converted: Array, array: Array) -> None:
+    """Refuse numbers of a problem that are not finite any more in the type that they were converted to."""
+    if not np.isfinite(converted).all():
+        largest = max(array.max(), -array.min())
+        raise ValueError(f"{largest} of the problem's numbers is not finite in {converted.dtype}")

@@ -1,0 +1,63 @@
+"""The CUDA sources, the arguments of each kernel, and how many blocks it takes."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+#: Threads of a block and lanes of a warp, as in ``common.cuh``.
+BLOCK, WARP = 256, 32
+WARPS = BLOCK // WARP
+
+#: Slots of a trajectory's state on the device, as in ``common.cuh``; the first five are those of the CPU.
+LOSS, GRADIENT_SQUARED, TIME, STEPS, MEAN_SQUARE, STEP, NEXT_MEAN_SQUARE, EVENT, TAKEN = range(9)
+SLOTS, SLOTS_KEPT = 9, 5
+
+#: Kernels by name, with the types of what they take: R, I, L, D point to real, int, long long, double, and
+#: r, i, l, d are such numbers.  ``real`` is the type of the factors.
+KERNELS = {
+    "sampled_residual": "RRIIRrliiDRD",
+    "gather": "LIIRRiiDR",
+    "gather_step": "LIIRRiiDrRRRR",
+    "descend": "RlDrRRRR",
+    "squares": "RllDD",
+    "pace": "DidddD",
+    "settle": "DidDiiDidD",
+}
+
+_FILES = ("common.cuh", "completion.cu", "stepping.cu")
+_INCLUDE = '#include "common.cuh"\n'
+
+#: Partial sums that one block has to add up afterwards: enough blocks for any device, and no more.
+_MOST_PARTIALS = 4096
+
+
+@cache
+def source() -> str:
+    """All kernels as one source, which includes nothing: caches of compiled code do not look into headers."""
+    folder = Path(__file__).parent
+    return "\n".join((folder / name).read_text(encoding="utf-8").replace(_INCLUDE, "") for name in _FILES)
+
+
+def options(dtype: np.dtype) -> tuple[str, ...]:
+    """What the compiler is told, for factors of a type."""
+    return ("-std=c++17", f"-DREAL={real_name(dtype)}")
+
+
+def real_name(dtype: np.dtype) -> str:
+    """The type of the factors in C."""
+    return {"float32": "float", "float64": "double"}[dtype.name]
+
+
+def number_types(dtype: np.dtype) -> dict[str, type[np.number]]:
+    """The NumPy types of the numbers that kernels take."""
+    return {"r": dtype.type, "i": np.int32, "l": np.int64, "d": np.float64}
+
+
+def share(size: int, unit: int = 1) -> tuple[int, int]:
+    """How ``size`` items are shared among blocks of ``unit`` workers: items per worker, blocks.
+
+    It depends on the size alone, so that sums are the same bits on every device.
+    """
+    per_worker = max(1, -(-size // (unit * _MOST_PARTIALS)))
+    return per_worker, -(-size // (unit * per_worker))

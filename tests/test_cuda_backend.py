@@ -1,0 +1,365 @@
+"""The CUDA backend, run on the CPU by the shim, against the CPU backend."""
+
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastdmf as dmf
+from fastdmf.backends import Event, cuda
+from fastdmf.kernels.cpu import stepping
+from fastdmf.kernels.cuda import sources
+from tests import cuda_shim
+from tests.cuda_shim import ShimDevice
+from tests.test_against_naive import assert_same
+
+ROOT = Path(__file__).parent.parent
+needs_shim = pytest.mark.skipif(bool(cuda_shim.MISSING), reason=f"the CUDA shim {cuda_shim.MISSING}")
+
+#: Relative to the largest entry, after some tens of steps: what the two orders of summation differ by.
+TOLERANCE = {"float64": 1e-11, "float32": 1e-5}
+FACTORIZATIONS = {
+    "depth 2": dmf.Product(2),
+    "depth 2, narrow": dmf.Product(2, (5,)),
+    "depth 3": dmf.Product(3),
+    "depth 4": dmf.Product(4, (30, 26, 33)),
+    "UUᵀ": dmf.Symmetric(),
+    "UUᵀ, over-wide": dmf.Symmetric(40),
+}
+OPTIMIZERS = {
+    "descent": dmf.GradientDescent(2.0),
+    "momentum": dmf.GradientDescent(0.5, momentum=0.9),
+    "group RMSprop": dmf.GroupRMSprop(0.2),
+}
+START = dmf.Gaussian(product_scale=0.3)
+
+
+@pytest.fixture
+def on_shim(monkeypatch):
+    """A function (schedule) → the device that runs with device="cuda" use from now on."""
+
+    def choose(schedule=0):
+        device = ShimDevice(schedule)
+        monkeypatch.setattr(cuda, "open_device", lambda: device)
+        return device
+
+    choose()
+    return choose
+
+
+@pytest.fixture(params=["shim", pytest.param("gpu", marks=pytest.mark.gpu)])
+def somewhere(request):
+    """The shim, and a GPU where there is one."""
+    if request.param == "shim":
+        if cuda_shim.MISSING:
+            pytest.skip(f"the CUDA shim {cuda_shim.MISSING}")
+        request.getfixturevalue("on_shim")
+        return
+    try:
+        cuda.open_device()
+    except ValueError as missing:
+        pytest.skip(str(missing))
+
+
+def problem_for(factorization):
+    shape = (32, 32) if isinstance(factorization, dmf.Symmetric) else (28, 36)
+    return dmf.Completion.random(shape, rank=2, observed=300, seed=3)
+
+
+def loops(factorization, optimizer, dtype="float64"):
+    """The same loop on both devices."""
+    problem = problem_for(factorization)
+    return [dmf.Loop(problem, factorization, optimizer, dtype=dtype, device=d) for d in ("cpu", "cuda")]
+
+
+def assert_close(a, b, tolerance):
+    for x, y in zip(a.factors, b.factors, strict=True):
+        assert x.dtype == y.dtype and x.shape == y.shape
+        assert np.max(np.abs(x - y)) < tolerance * np.max(np.abs(y))
+    assert a.loss == pytest.approx(b.loss, rel=10 * tolerance)
+    assert a.time == pytest.approx(b.time, rel=tolerance)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("factorization", FACTORIZATIONS)
+def test_steps_are_those_of_the_cpu(somewhere, factorization, optimizer, dtype):
+    cpu, gpu = loops(FACTORIZATIONS[factorization], OPTIMIZERS[optimizer], dtype)
+    start = gpu.init(START, seed=0)
+    ends = [loop.advance(loop.init(START, seed=0), 20) for loop in (gpu, cpu)]
+    assert ends[1].loss < 0.9 * start.loss, "this instance hardly moves: it proves nothing"
+    assert_close(*ends, TOLERANCE[dtype])
+    assert ends[0].step == ends[1].step == 20 and ends[0].evaluations == ends[1].evaluations == 21
+    for x, y in zip(ends[0].gradients, ends[1].gradients, strict=True):
+        assert np.max(np.abs(x - y)) < 10 * TOLERANCE[dtype] * np.max(np.abs(y))
+    assert ends[0].memory.keys() == ends[1].memory.keys()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("factorization", ["depth 2", "depth 3", "UUᵀ"])
+def test_runs_are_those_of_the_cpu(somewhere, factorization, optimizer):
+    choices = {
+        "factorization": FACTORIZATIONS[factorization], "optimizer": OPTIMIZERS[optimizer], "init": START,
+        "record": dmf.Record(every=5), "seed": 0,
+    }  # fmt: skip
+    problem = problem_for(choices["factorization"])
+    limit = dmf.run(problem, stop=dmf.MaxSteps(25), **choices).loss
+    stop = dmf.LossBelow(1.001 * limit) | dmf.MaxSteps(60)  # not where rounding decides
+    gpu, cpu = (dmf.run(problem, stop=stop, device=d, **choices) for d in ("cuda", "cpu"))
+    assert str(gpu.status) == str(cpu.status) == "converged"
+    assert gpu.steps == cpu.steps and 5 < gpu.steps <= 25
+    assert gpu.evaluations == cpu.evaluations
+    assert_close(gpu, cpu, 1e-11)
+    assert gpu.test_error == pytest.approx(cpu.test_error, rel=1e-10)
+    np.testing.assert_allclose(gpu.trace.loss, cpu.trace.loss, rtol=1e-10)
+
+
+@needs_shim
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("factorization", ["depth 2", "depth 3", "UUᵀ"])
+def test_schedules_halves_and_norms_do_not_change_a_bit(on_shim, factorization, optimizer):
+    ends = []
+    for schedule in (0, 1, 2):
+        on_shim(schedule)
+        _, loop = loops(FACTORIZATIONS[factorization], OPTIMIZERS[optimizer])
+        ends.append(loop.advance(loop.init(START, seed=0), 6))
+    half = loop.advance(loop.init(START, seed=0), 3)
+    kept = [w.copy() for w in half.factors]
+    ends.append(loop.advance(half, 3))
+    assert all(map(np.array_equal, half.factors, kept)), "the argument changed"
+    watched = loop.start(START, 0)
+    assert watched.advance(6, [(0.0, 1e-300)]) == Event.ALL_STEPS
+    norm = watched.gradient_norm
+    ends.append(watched.state())
+    assert norm == pytest.approx(np.sqrt(sum(np.sum(g**2) for g in ends[0].gradients)), rel=1e-12)
+    for end in ends[1:]:
+        assert_same(end, ends[0])
+        assert all(map(np.array_equal, end.gradients, ends[0].gradients))
+
+
+@pytest.mark.parametrize("factorization", ["depth 2", "depth 3"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_device_halts_where_it_should_though_more_is_queued(somewhere, factorization, optimizer):
+    cpu, gpu = loops(FACTORIZATIONS[factorization], OPTIMIZERS[optimizer])
+    path = [cpu.init(START, seed=0)]
+    for _ in range(8):
+        path.append(cpu.advance(path[-1], 1))
+    norms = [np.sqrt(sum(np.sum(g**2) for g in state.gradients)) for state in path]
+    between = 0.5 * (path[4].loss + path[5].loss)
+    halts = {
+        "loss": ([(between, np.inf)], np.inf),
+        "time": ([], 0.5 * (path[4].time + path[5].time)),
+        "gradient": ([(np.inf, np.nextafter(norms[5], np.inf) * (1 + 1e-9))], np.inf),
+    }
+    for name, (pairs, until) in halts.items():
+        trajectories = [loop.start(START, 0) for loop in (gpu, cpu)]
+        assert [t.advance(8, pairs, until) for t in trajectories] == [Event.HALTED] * 2, name
+        assert trajectories[0].step == trajectories[1].step < 8, name
+        assert_close(*(t.state() for t in trajectories), 1e-11)
+        # And from there it goes on as if nothing had been queued.
+        assert [t.advance(2) for t in trajectories] == [Event.ALL_STEPS] * 2
+        assert_close(*(t.state() for t in trajectories), 1e-11)
+
+
+@pytest.mark.parametrize("factorization", ["depth 2", "depth 3", "UUᵀ"])
+def test_a_divergence_leaves_the_last_finite_point(somewhere, factorization):
+    for momentum in (0.0, 0.5):
+        cpu, gpu = loops(FACTORIZATIONS[factorization], dmf.GradientDescent(1e4, momentum))
+        trajectories = [loop.start(START, 0) for loop in (gpu, cpu)]
+        assert [t.advance(50) for t in trajectories] == [Event.DIVERGED] * 2
+        a, b = (t.state() for t in trajectories)
+        assert a.diverged and a.step == b.step and 0 < a.step < 50 and a.evaluations == b.evaluations
+        assert np.isfinite(a.loss) and a.time == b.time
+        assert a.loss == pytest.approx(b.loss, rel=1e-6)
+        with pytest.raises(ValueError, match="last finite one"):
+            trajectories[0].advance(1)
+
+
+@needs_shim
+def test_a_step_taken_back_is_the_point_before_it_to_the_bit(on_shim):
+    _, gpu = loops(dmf.Product(2), dmf.GradientDescent(1e4, 0.5))
+    diverged = gpu.start(START, 0)
+    diverged.advance(50)
+    before = gpu.start(START, 0)
+    before.advance(diverged.step)
+    assert all(map(np.array_equal, diverged.factors(), before.factors()))
+    assert all(map(np.array_equal, diverged.memory().values(), before.memory().values()))
+
+
+@pytest.mark.parametrize("factorization", ["depth 2", "depth 3", "UUᵀ"])
+def test_held_out_entries_are_sampled_on_the_device(somewhere, factorization):
+    whole = problem_for(FACTORIZATIONS[factorization])
+    rows, cols, values, held_out = whole.rows, whole.cols, whole.values, slice(240, None)
+    problem = dmf.Completion(
+        rows[:240],
+        cols[:240],
+        values[:240],
+        whole.shape,
+        test=(rows[held_out], cols[held_out], values[held_out]),
+    )
+    loop = dmf.Loop(problem, FACTORIZATIONS[factorization], OPTIMIZERS["descent"], device="cuda")
+    trajectory = loop.start(START, 0)
+    trajectory.advance(3)
+    assert trajectory.test_error() == pytest.approx(trajectory.state().test_error, rel=1e-12)
+    # It leaves nothing behind that the next step would see.
+    other = loop.start(START, 0)
+    other.advance(3)
+    for t in (trajectory, other):
+        t.advance(2)
+    assert all(map(np.array_equal, trajectory.factors(), other.factors()))
+
+
+@needs_shim
+def test_an_advance_waits_for_the_device_once(on_shim, monkeypatch):
+    device = on_shim()
+    _, gpu = loops(dmf.Product(2), OPTIMIZERS["descent"])
+    trajectory = gpu.start(START, 0)
+    seen = []
+    monkeypatch.setattr(device, "get", lambda array: seen.append(array.shape) or array.copy())
+    monkeypatch.setattr(device, "put", None)
+    device.launches = 0
+    trajectory.advance(10)
+    assert seen == [(sources.SLOTS,)]
+    assert device.launches == 10 * 4  # two sums with their steps, the residual, and what follows from it
+
+
+@needs_shim
+def test_a_cancelled_advance_ends_between_steps(on_shim):
+    _, gpu = loops(dmf.Product(2), OPTIMIZERS["descent"])
+    trajectory = gpu.start(START, 0)
+    trajectory.cancel[0] = 1
+    assert trajectory.advance(10) == Event.CANCELLED and trajectory.step == 0
+    trajectory.cancel[0] = 0
+    assert trajectory.advance(2) == Event.ALL_STEPS and trajectory.step == 2
+
+
+@needs_shim
+@pytest.mark.parametrize(
+    ("problem", "factorization", "optimizer", "named"),
+    [
+        (dmf.Sensing.gaussian((5, 5), 1, 9, seed=0), dmf.Product(2), dmf.GradientDescent(1.0), "Sensing 5×5"),
+        (dmf.Completion.random(), dmf.Product(1), dmf.GradientDescent(1.0), "depth=1"),
+        (dmf.Completion.random(), dmf.Product(2), dmf.ExactLineSearch(), "ExactLineSearch"),
+        (dmf.Completion.random(), dmf.Product(2), dmf.GradientFlow(), "GradientFlow"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(on_shim, problem, factorization, optimizer, named):
+    with pytest.raises(ValueError, match=f"{named}.*use device='cpu'"):
+        dmf.Loop(problem, factorization, optimizer, device="cuda")
+
+
+@needs_shim
+def test_values_too_large_for_float32_are_refused(on_shim):
+    problem = dmf.Completion([0, 1], [0, 1], [1.0, 1e39], (2, 2))
+    with pytest.raises(ValueError, match=r"1e\+39 .* not finite in float32"):
+        dmf.Loop(problem, dmf.Product(2), dmf.GradientDescent(1.0), dtype="float32", device="cuda")
+
+
+def test_the_state_begins_with_what_trajectories_on_the_cpu_carry():
+    names = ("LOSS", "GRADIENT_SQUARED", "TIME", "STEPS", "MEAN_SQUARE")
+    assert [getattr(sources, n) for n in names] == [getattr(stepping, n) for n in names] == list(range(5))
+    assert sources.SLOTS_KEPT == stepping.SLOTS == 5
+
+
+@needs_shim
+def test_a_run_loads_no_compiler_for_the_cpu():
+    code = """
+import sys
+import fastdmf as dmf
+from fastdmf.backends import cuda
+from tests.cuda_shim import ShimDevice
+cuda.open_device = ShimDevice
+problem = dmf.Completion.random((9, 8), rank=1, observed=30)
+result = dmf.run(problem, lr=0.5, stop=dmf.MaxSteps(3), device="cuda")
+print(result.steps, *sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    steps, *loaded = done.stdout.split()
+    assert steps == "3", done.stderr
+    assert not {name.split(".")[0] for name in loaded} & {"numba", "llvmlite", "cupy"}
+
+
+# --- CuPy -------------------------------------------------------------------------------------------------
+
+
+def start_on_cuda():
+    return dmf.Loop(dmf.Completion.random(), dmf.Product(2), dmf.GradientDescent(1.0), device="cuda")
+
+
+def test_without_cupy_one_sentence_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(ValueError, match=r"^device 'cuda' needs CuPy, which is not installed: pip install"):
+        start_on_cuda()
+
+
+def test_without_a_gpu_one_sentence_says_so(monkeypatch):
+    cupy = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: False))
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    with pytest.raises(ValueError, match=r"^device 'cuda' needs an NVIDIA GPU and its driver, .* none$"):
+        start_on_cuda()
+
+
+@needs_shim
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_cupy_is_asked_for_what_the_shim_is_asked_for(monkeypatch, dtype):
+    """With CuPy's calls answered by NumPy and the shim: a run through `CupyDevice` is that on the shim."""
+    shim, asked = ShimDevice(), []
+
+    class OnDevice(np.ndarray):
+        def set(self, array):
+            assert type(array) is np.ndarray and array.flags.c_contiguous
+            assert array.dtype == self.dtype and array.shape == self.shape
+            self[...] = array
+
+    def gemm(transa, transb, a, b, out):
+        assert all(isinstance(x, OnDevice) for x in (a, b, out)) and out.flags.c_contiguous
+        assert all(x.flags.c_contiguous or x.flags.f_contiguous for x in (a, b)), "it would be copied"
+        assert (transa, transb) == ("N", "N")
+        np.matmul(a, b, out=out)
+
+    class RawModule:
+        def __init__(self, code, options):
+            asked.append((code, options))
+            self.launch = shim.load(np.dtype(dtype))
+
+        def get_function(self, name):
+            def kernel(grid, block, arguments):
+                assert block == (sources.BLOCK,)
+                for kind, x in zip(sources.KERNELS[name], arguments, strict=True):
+                    is_null = isinstance(x, np.uint64) and x == 0
+                    wanted = sources.number_types(np.dtype(dtype)).get(kind)
+                    assert isinstance(x, wanted) if wanted else isinstance(x, OnDevice) or is_null
+                nulls = [None if isinstance(x, np.uint64) else x for x in arguments]
+                self.launch(name, grid, *nulls)
+
+            return kernel
+
+    cupy = types.ModuleType("cupy")
+    cupy.cublas = types.ModuleType("cupy.cublas")
+    cupy.cublas.gemm = gemm
+    properties = {"name": b"a stand-in"}
+    cupy.cuda = types.SimpleNamespace(
+        is_available=lambda: True,
+        Device=lambda: types.SimpleNamespace(id=f"stand-in for {dtype}"),
+        runtime=types.SimpleNamespace(getDeviceProperties=lambda device: properties),
+    )
+    cupy.RawModule = RawModule
+    cupy.empty = lambda shape, dtype: np.full(shape, np.nan, dtype).view(OnDevice)
+    cupy.array = lambda array, order: np.array(array, order=order).view(OnDevice)
+    cupy.asnumpy = lambda array: np.array(array)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setitem(sys.modules, "cupy.cublas", cupy.cublas)
+
+    def ends(name, optimizer):
+        _, gpu = loops(FACTORIZATIONS[name], OPTIMIZERS[optimizer], dtype)
+        return gpu.advance(gpu.init(START, seed=0), 4)
+
+    cases = [("depth 2", "momentum"), ("depth 4", "descent"), ("UUᵀ", "group RMSprop")]
+    through_cupy = [ends(*case) for case in cases]
+    assert asked == [(sources.source(), sources.options(np.dtype(dtype)))], "compiled more than once"
+    monkeypatch.setattr(cuda, "open_device", lambda: shim)
+    for case, end in zip(cases, through_cupy, strict=True):
+        assert_same(end, ends(*case))
