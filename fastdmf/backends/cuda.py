@@ -5,9 +5,9 @@ from contextlib import AbstractContextManager
 
 import numpy as np
 
+from fastdmf._blas import blas_threads
 from fastdmf._checks import Array
 from fastdmf.backends import Lockstep, Trajectory
-from fastdmf._blas import blas_threads
 from fastdmf.backends.cuda_objective import CudaObjective, Device
 from fastdmf.backends.cuda_trajectory import CudaTrajectory
 from fastdmf.factorizations import Factorization
