@@ -115,8 +115,9 @@ def test_deep_fig3(name, tmp_path):
     assert ends[1][planted] > 0.5 * ends[1][planted - 1]
     assert at.error.sel(depth=3) < 0.02
     assert at.error.sel(depth=3) < at.error.sel(depth=2) / 3
-    ratio = (at.alignment_on_diagonal / at.alignment_off_diagonal).sel(depth=2)
-    assert float(ratio.median()) > 5
+    # While there is a gradient to speak of: at the fit the ratio means nothing.
+    on, off = at.alignment_on_diagonal.sel(depth=2), at.alignment_off_diagonal.sel(depth=2)
+    assert float((on / off).where(on > 0.1 * on.max()).median()) > 5
     assert {str(verdict.finding) for verdict in done.verdicts.values()} == {"supported"}
 
 

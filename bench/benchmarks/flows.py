@@ -2,7 +2,7 @@
 
 import fastdmf as dmf
 
-from ._peers import TorchAutograd
+from ._peers import TorchAutograd, _torch
 from ._timing import seconds_per_step
 
 #: Steps of GroupRMSprop to a mean squared loss of 1e-6 on 2000 entries of a 100 × 100 matrix of rank 5.
@@ -69,10 +69,9 @@ class TorchGroupRMSprop(TorchAutograd):
             w.grad = None
 
     def step(self):
-        import torch
-
+        torch = _torch()
         with torch.no_grad():
-            square = float(sum(torch.sum(w.grad**2) for w in self.w))
+            square = sum(float(torch.sum(w.grad**2)) for w in self.w)
             self.steps += 1
             self.mean_square = self.alpha * self.mean_square + (1 - self.alpha) * square
             unbiased = self.mean_square / (1 - self.alpha**self.steps)
