@@ -288,7 +288,7 @@ def test_result_is_saved_and_summarized_even_if_another_output_fails(data, tmp_p
         (["--stop-loss", 1e9], "converged", 0),
         (["--stop-gradient", 1e9], "stationary", 0),
         (["--stalled", 2, "--optimizer", "rmsprop", "--lr", 1e-300], "stalled", 0),
-        (["--stop-loss", 0, "--time-limit", 0.05], "time_limit", 0),
+        (["--stop-loss", 0, "--time-limit", 0.05, "--lr", 1e-300], "time_limit", 0),
         (["--optimizer", "rmsprop", "--lr", 1e100], "diverged", 1),
     ],
 )

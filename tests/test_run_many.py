@@ -231,16 +231,19 @@ def test_what_is_refused_before_anything_runs(monkeypatch, arguments, kind, frag
 
 
 class Finger:
-    """A metric that presses Ctrl-C the first time that it is asked at a step."""
+    """A metric that presses Ctrl-C the first time that it is asked at a step, or at a multiple of it once so
+    many runs have ended at step ``end``."""
 
-    def __init__(self, step, times=1):
-        self.step, self.times = step, times
+    def __init__(self, step, times=1, ended=0, end=None):
+        self.step, self.times, self.ended, self.end = step, times, ended, end
         self.pressed = None
         self._lock = threading.Lock()
 
     def __call__(self, state):
         with self._lock:
-            if state.step == self.step and self.pressed is None:
+            self.ended -= state.step == self.end
+            is_time = state.step > 0 and state.step % self.step == 0 and self.ended <= 0
+            if is_time and self.pressed is None:
                 self.pressed = time.perf_counter()
                 for _ in range(self.times):
                     os.kill(os.getpid(), signal.SIGINT)
@@ -257,7 +260,7 @@ def handler_comes_back():
 
 @pytest.mark.usefixtures("handler_comes_back")
 def test_ctrl_c_keeps_what_was_finished(run_many):
-    finger = Finger(50)
+    finger = Finger(50, ended=2, end=20)
     small, large = dmf.Gaussian(1e-3), dmf.Gaussian(1e3)
     results = run_many(
         inits=[small, small, large, large, large],  # one thread has not begun the last two by then
