@@ -171,8 +171,105 @@ def settle(launch, dtype):
     return out
 
 
+class Trials:
+    """Two trials of a completion by W = (M₁ M₂)(M₃ M₄)ᵀ or UUᵀ, in homes as ``lockstep.cu`` has them."""
+
+    def __init__(self, dtype, tied, momentum):
+        o = Observed(dtype, 21, 21 if tied else 19, 10)
+        rng = np.random.default_rng(7)
+        chains = [[(21, 10)]] if tied else [[(21, 12), (12, 10)], [(19, 33), (33, 10)]]
+        self.shapes = [shape for chain in chains for shape in chain]
+        self.observed, self.tied, self.momentum = o, tied, momentum
+        self.size = sum(n * p for n, p in self.shapes)
+        self.sets = 5 if momentum else 3
+        end, at, plan = self.sets * self.size + o.values.size, 0, []
+        for chain in chains:
+            for j, (n, p) in enumerate(chain):
+                product = chain[0][0] * p if j else 0
+                plan.append((n, p, at, end, end + product))
+                at, end = at + n * p, end + 2 * product
+        self.left, self.right, self.plan = len(chains[0]), len(self.shapes) - len(chains[0]), np.int32(plan)
+        self.homes = [filled(end, dtype) for _ in range(2)]
+        self.starts = []
+        for home in self.homes:
+            home[: self.size] = 0.5 * rng.standard_normal(self.size)
+            if momentum:
+                home[3 * self.size : 4 * self.size] = rng.standard_normal(self.size)
+            self.starts.append(home.copy().astype(float))
+        both = np.concatenate((o.rows, o.cols)), np.concatenate((o.cols, o.rows))
+        owner, self.index = both
+        owner = owner + np.where(np.arange(owner.size) < o.rows.size, 0, 0 if tied else 21)
+        order = np.argsort(owner, kind="stable")
+        self.owners = 21 if tied else 40
+        self.lists = starts_of(owner, self.owners), self.index[order], np.int32(order % o.rows.size)
+
+    def matrices(self, flat):
+        ends = np.cumsum([0] + [n * p for n, p in self.shapes])
+        return [flat[a:b].reshape(s) for a, b, s in zip(ends[:-1], ends[1:], self.shapes, strict=True)]
+
+    def loss_and_gradient(self, flat, scale):
+        o, m = self.observed, self.matrices(flat)
+        left, right = (m[0], m[0]) if self.tied else (m[0] @ m[1], m[2] @ m[3])
+        z = np.zeros((left.shape[0], right.shape[0]))
+        z[o.rows, o.cols] = (left @ right.T)[o.rows, o.cols] - o.values
+        g = scale * z
+        if self.tied:
+            gradients = [(g + g.T) @ m[0]]
+        else:
+            in_left, in_right = g @ right, g.T @ left
+            gradients = [in_left @ m[1].T, m[0].T @ in_left, in_right @ m[3].T, m[2].T @ in_right]
+        return 0.5 * scale * np.sum(z**2), np.concatenate([x.ravel() for x in gradients])
+
+    def expected(self, k, steps, scale, lr, alpha=None):
+        """Point, gradient, velocity and state after some steps, in float64."""
+        s = self.size
+        point, velocity = self.starts[k][:s].copy(), self.starts[k][3 * s : 4 * s].copy()
+        state = going(STEPS=3.0, TIME=2.0, MEAN_SQUARE=0.5)
+        for _ in range(steps):
+            g, step = self.loss_and_gradient(point, scale)[1], lr
+            if alpha is not None:
+                state[MEAN_SQUARE] = alpha * state[MEAN_SQUARE] + (1 - alpha) * np.sum(g**2)
+                step = lr / (np.sqrt(state[MEAN_SQUARE] / (1 - alpha ** (state[STEPS] + 1))) + 1e-4)
+            if self.momentum:
+                g = velocity = self.momentum * velocity + g
+            point -= step * g
+            state[[STEPS, TIME]] += 1.0, step
+        state[LOSS], gradient = self.loss_and_gradient(point, scale)
+        return point, gradient, velocity, state
+
+
+def advance_each(launch, dtype):
+    out, scale, pairs = {}, 0.02, np.array([(0.0, np.inf), (1e9, 1e9), (0.0, 0.0)])
+    for name, (tied, momentum, lr, alpha) in {
+        "chains": (False, 0.0, 0.3, None), "tied": (True, 0.9, 0.1, None), "paced": (False, 0.0, 0.1, 0.9),
+    }.items():  # fmt: skip
+        t = Trials(dtype, tied, momentum)
+        o, s = t.observed, t.size
+        addresses = np.array([home.ctypes.data for home in t.homes])
+        states = np.stack([going(STEPS=3.0, TIME=2.0, MEAN_SQUARE=0.5) for _ in t.homes])
+        # The first goes on to its last step, the second halts at its first one.
+        orders = np.array([(5.0, np.inf, 2, 1, 1), (4.0, np.inf, 0, 2, 1)])
+        launch(
+            "advance_each", (2,), addresses, t.plan, t.left, t.right, s, o.rows, o.cols, o.values,
+            o.values.size, *t.lists, t.owners, scale, int(alpha is not None), lr, alpha or 0.0, 1e-4,
+            momentum, orders, pairs, states,
+        )  # fmt: skip
+        for k, (home, steps) in enumerate(zip(t.homes, (5, 1), strict=True)):
+            point, gradient, velocity, state = t.expected(k, steps, scale, lr, alpha)
+            out[f"{name} point {k}"] = home[:s], point
+            out[f"{name} gradient {k}"] = home[2 * s : 3 * s], gradient
+            if momentum:
+                out[f"{name} velocity {k}"] = home[3 * s : 4 * s], velocity
+            kept = [LOSS, TIME, STEPS]
+            out[f"{name} state {k}"] = states[k, kept], state[kept]
+            out[f"{name} norm {k}"] = states[k, [GRADIENT_SQUARED]], np.array([np.sum(gradient**2)])
+            out[f"{name} end {k}"] = states[k, [EVENT, TAKEN]], np.array([float(k), steps])
+    return out
+
+
 CASES = {
-    case.__name__: case for case in (sampled_residual, gather, gather_step, descend, squares, pace, settle)
+    case.__name__: case
+    for case in (sampled_residual, gather, gather_step, descend, squares, pace, settle, advance_each)
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastdmf as dmf
-from fastdmf.backends import Event, cuda
+from fastdmf.backends import Event, Leg, cuda
 from fastdmf.kernels.cpu import stepping
 from fastdmf.kernels.cuda import sources
 from tests import cuda_shim
@@ -50,8 +50,22 @@ def on_shim(monkeypatch):
     return choose
 
 
+@pytest.fixture(params=["by launches", "by a block"])
+def small(request, monkeypatch):
+    """Small trials take each step by several launches, as large ones do, or many in one block."""
+    if request.param == "by launches":
+        monkeypatch.setattr(cuda, "fits_a_block", lambda *choices: False)
+    return request.param == "by a block"
+
+
+@pytest.fixture
+def by_launches(monkeypatch):
+    """Small trials take steps as large ones do."""
+    monkeypatch.setattr(cuda, "fits_a_block", lambda *choices: False)
+
+
 @pytest.fixture(params=["shim", pytest.param("gpu", marks=pytest.mark.gpu)])
-def somewhere(request):
+def somewhere(request, small):
     """The shim, and a GPU where there is one."""
     if request.param == "shim":
         if cuda_shim.MISSING:
@@ -120,7 +134,7 @@ def test_runs_are_those_of_the_cpu(somewhere, factorization, optimizer):
 @needs_shim
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("factorization", ["depth 2", "depth 3", "UUᵀ"])
-def test_schedules_halves_and_norms_do_not_change_a_bit(on_shim, factorization, optimizer):
+def test_schedules_halves_and_norms_do_not_change_a_bit(on_shim, small, factorization, optimizer):
     ends = []
     for schedule in (0, 1, 2):
         on_shim(schedule)
@@ -178,8 +192,100 @@ def test_a_divergence_leaves_the_last_finite_point(somewhere, factorization):
             trajectories[0].advance(1)
 
 
+# --- small trials, a block each -----------------------------------------------------------------------------
+
+ENDS = {
+    "steps": {"stop": dmf.MaxSteps(30)},
+    "loss": {"stop": dmf.LossBelow(0.5) | dmf.MaxSteps(60), "record": dmf.Record(at_loss=[0.8, 0.6])},
+    "gradient": {"stop": dmf.LossBelow(0.9) & dmf.GradientBelow(0.06) | dmf.MaxSteps(60)},
+    "time": {"record": dmf.Record(at_time=[3.0, 7.0], metrics=["loss", "gradient_norm"])},
+}
+
+
 @needs_shim
-def test_a_step_taken_back_is_the_point_before_it_to_the_bit(on_shim):
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("factorization", ["depth 2", "depth 3", "UUᵀ"])
+def test_many_small_runs_are_each_the_run_by_itself(on_shim, factorization, optimizer, end):
+    choices = {
+        "factorization": FACTORIZATIONS[factorization], "optimizer": OPTIMIZERS[optimizer],
+        "stop": dmf.MaxSteps(30), "device": "cuda",
+    } | ENDS[end]  # fmt: skip
+    problem = problem_for(choices["factorization"])
+    seeds, scales = range(4), (0.3, 1.0, 0.1, 3.0)
+    inits = [dmf.Gaussian(product_scale=s) for s in scales]
+    device = on_shim()
+    device.launches = 0
+    results = dmf.run_many(problem, inits=inits, seeds=seeds, **choices)
+    assert device.launches < sum(r.steps for r in results), "they went one by one"
+    for schedule, (seed, init, result) in enumerate(zip(seeds, inits, results, strict=True)):
+        on_shim(schedule)
+        assert_same_result(result, dmf.run(problem, init=init, seed=seed, **choices))
+    if end in ("loss", "gradient"):
+        assert len({r.steps for r in results}) > 1
+
+
+def assert_same_result(result, alone):
+    assert all(map(np.array_equal, result.factors, alone.factors))
+    for name in ("loss", "test_error", "steps", "evaluations", "time", "status", "seed", "settings"):
+        np.testing.assert_equal(getattr(result, name), getattr(alone, name), err_msg=name)
+    assert result.records.keys() == alone.records.keys()
+    for name, rows in result.records.items():
+        np.testing.assert_array_equal(rows, alone.records[name], err_msg=name)
+
+
+def test_many_small_runs_are_those_of_the_cpu(somewhere):
+    choices = {"depth": 3, "lr": 1.0, "stop": dmf.MaxSteps(20), "init": START, "seeds": range(3)}
+    problem = problem_for(dmf.Product(3))
+    for a, b in zip(*(dmf.run_many(problem, device=d, **choices) for d in ("cuda", "cpu")), strict=True):
+        assert_close(a, b, 1e-11)
+        assert (a.status, a.steps, a.evaluations) == (b.status, b.steps, b.evaluations)
+
+
+@needs_shim
+def test_each_goes_on_to_its_own_end_in_one_launch(on_shim):
+    device = on_shim()
+    loop = dmf.Loop(problem_for(dmf.Product(2)), dmf.Product(2), OPTIMIZERS["momentum"], device="cuda")
+    inits = [START, dmf.Gaussian(1e200), dmf.Gaussian(1e3), START]
+    members = [loop.start(init, seed) for seed, init in enumerate(inits)]
+    assert members.pop(1).diverged, "a start without a finite loss"
+    lockstep = loop.engine.together(members)
+    middle = loop.start(START, 3)
+    middle.advance(7)
+    waits = []
+    get = device.get
+    device.get = lambda array: waits.append(array.size) or get(array)
+    device.launches = 0
+    legs = [Leg(9), Leg(50), Leg(11, [(middle.loss, np.inf)])]
+    assert lockstep.advance(legs) == [Event.ALL_STEPS, Event.DIVERGED, Event.HALTED]
+    assert (device.launches, waits) == (1, [3 * sources.SLOTS])
+    steps = [m.step for m in members]
+    assert steps[0] == 9 and 0 < steps[1] < 50 and steps[2] == 7
+    for seed, init, member in zip((0, 2, 3), (inits[0], inits[2], inits[3]), members, strict=True):
+        alone = loop.start(init, seed)
+        alone.advance(member.step)
+        assert all(map(np.array_equal, member.factors(), alone.factors()))
+        assert all(map(np.array_equal, member.memory().values(), alone.memory().values()))
+    with pytest.raises(ValueError, match="last finite one"):
+        lockstep.advance([Leg(1)] * 3)
+    members[2].cancel[0] = 1
+    again = loop.engine.together(members[::2])
+    assert again.advance([Leg(1)] * 2) == [Event.CANCELLED] * 2
+    assert [m.step for m in members[::2]] == [9, 7]
+
+
+@needs_shim
+@pytest.mark.parametrize("shape", [(64, 64), (65, 64), (64, 65)])
+def test_a_block_moves_what_has_at_most_64_rows_and_columns(on_shim, shape):
+    problem = dmf.Completion.random(shape, rank=2, observed=200, seed=0)
+    choices = {"depth": 3, "lr": 0.5, "stop": dmf.MaxSteps(2), "seed": 0, "init": START}
+    gpu, cpu = (dmf.run(problem, device=device, **choices) for device in ("cuda", "cpu"))
+    assert ("one block" in gpu.settings["form"]) == (max(shape) == 64)
+    assert_close(gpu, cpu, 1e-11)
+
+
+@needs_shim
+def test_a_step_taken_back_is_the_point_before_it_to_the_bit(on_shim, small):
     _, gpu = loops(dmf.Product(2), dmf.GradientDescent(1e4, 0.5))
     diverged = gpu.start(START, 0)
     diverged.advance(50)
@@ -213,7 +319,7 @@ def test_held_out_entries_are_sampled_on_the_device(somewhere, factorization):
 
 
 @needs_shim
-def test_an_advance_waits_for_the_device_once(on_shim, monkeypatch):
+def test_an_advance_waits_for_the_device_once(on_shim, by_launches, monkeypatch):
     device = on_shim()
     _, gpu = loops(dmf.Product(2), OPTIMIZERS["descent"])
     trajectory = gpu.start(START, 0)
@@ -227,7 +333,7 @@ def test_an_advance_waits_for_the_device_once(on_shim, monkeypatch):
 
 
 @needs_shim
-def test_a_cancelled_advance_ends_between_steps(on_shim):
+def test_a_cancelled_advance_ends_between_steps(on_shim, small):
     _, gpu = loops(dmf.Product(2), OPTIMIZERS["descent"])
     trajectory = gpu.start(START, 0)
     trajectory.cancel[0] = 1
@@ -304,11 +410,13 @@ def test_without_a_gpu_one_sentence_says_so(monkeypatch):
 
 @needs_shim
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_cupy_is_asked_for_what_the_shim_is_asked_for(monkeypatch, dtype):
+def test_cupy_is_asked_for_what_the_shim_is_asked_for(monkeypatch, small, dtype):
     """With CuPy's calls answered by NumPy and the shim: a run through `CupyDevice` is that on the shim."""
     shim, asked = ShimDevice(), []
 
     class OnDevice(np.ndarray):
+        data = property(lambda self: types.SimpleNamespace(ptr=self.ctypes.data))
+
         def set(self, array):
             assert type(array) is np.ndarray and array.flags.c_contiguous
             assert array.dtype == self.dtype and array.shape == self.shape
@@ -343,7 +451,7 @@ def test_cupy_is_asked_for_what_the_shim_is_asked_for(monkeypatch, dtype):
     properties = {"name": b"a stand-in"}
     cupy.cuda = types.SimpleNamespace(
         is_available=lambda: True,
-        Device=lambda: types.SimpleNamespace(id=f"stand-in for {dtype}"),
+        Device=lambda: types.SimpleNamespace(id=f"stand-in for {dtype} {small}"),
         runtime=types.SimpleNamespace(getDeviceProperties=lambda device: properties),
     )
     cupy.RawModule = RawModule

@@ -28,6 +28,7 @@ BUDGETS = {
     "squares": (48, 2048),
     "pace": (48, 2048),
     "settle": (48, 2048),
+    "advance_each": (128, 2048 + 72),  # two blocks are at home
 }
 
 
@@ -110,6 +111,14 @@ def test_pointers_are_of_the_types_that_launchers_give():
 
 
 @needs_nvcc
+def test_a_block_reads_what_it_writes_past_the_cache_for_constants():
+    """Only values and lists of the problem may be read through it, never a trial's home."""
+    body = entries(compiled("ptx", 75, "float32"))["advance_each"][1]
+    assert body.count("ld.global.nc.f32") == 1  # a value to compare an entry with
+    assert re.search(r"\bld\.f32", body)
+
+
+@needs_nvcc
 def test_float32_is_not_computed_in_float64():
     for name in ("gather", "gather_step", "descend"):
         body = entries(compiled("ptx", 75, "float32"))[name][1]
@@ -121,4 +130,4 @@ def test_constants_of_the_sources_and_of_python_agree():
     text = sources.source()
     assert f"WARP = {sources.WARP}, BLOCK = {sources.BLOCK}," in text
     slots = re.search(r"enum Slot \{ ([^}]*) \};", text)[1].split(", ")
-    assert [getattr(sources, slot) for slot in slots] == list(range(sources.SLOTS))
+    assert [getattr(sources, slot) for slot in slots] == list(range(sources.SLOTS + 1))

@@ -6,7 +6,8 @@ import numpy as np
 
 from fastdmf._checks import Array
 from fastdmf.backends import Event, Halts
-from fastdmf.backends.cuda_objective import CudaObjective, Matrices
+from fastdmf.backends.cuda_device import Matrices
+from fastdmf.backends.cuda_objective import CudaObjective
 from fastdmf.kernels.cuda.sources import (
     BLOCK,
     EVENT,
@@ -57,7 +58,7 @@ class CudaTrajectory:
             zeros = [np.zeros(shape) for shape in o.layout.shapes]
             self._put([memory.get(f"velocity_{j}", v) for j, v in enumerate(zeros)], self._velocities[0])
         self._z = device.empty((o.problem.values.size,), o.dtype)
-        self._loss_sums = device.empty((o.entries.blocks,), _NUMBER)
+        self._loss_sums = device.empty((o.support.sampling.blocks,), _NUMBER)
         self._size = self._gradient.flat.size
         self._per_block, blocks = share(self._size, BLOCK)
         self._per_block *= BLOCK
@@ -105,7 +106,7 @@ class CudaTrajectory:
         o, point = self.objective, self._points[0]
         scale = o.problem.loss_scale
         ends = o.compose(point, self._scratch)
-        o.residual(ends, o.entries, scale, self._state, self._z, self._loss_sums)
+        o.support.residual(ends, o.support.sampling, scale, self._state, self._z, self._loss_sums)
         if gradient:
             self._find_gradient()
         o.launch(
@@ -154,11 +155,11 @@ class CudaTrajectory:
     def _descend_at_once(self) -> None:
         o = self.objective
         point, moved = (m.each for m in self._points)
-        for k, (grid, (*lists, dense, rows)) in enumerate(o.sides((point[0], point[-1]))):
+        for k, (grid, (*lists, dense, rows)) in enumerate(o.support.sides((point[0], point[-1]))):
             old, new = (v.each[k] for v in self._velocities) if self._momentum else (None, None)
             o.launch(
-                "gather_step", grid, *lists, self._z, dense, rows, o.width, self._state, self._momentum, old,
-                new, point[k], moved[k],
+                "gather_step", grid, *lists, self._z, dense, rows, o.support.width, self._state,
+                self._momentum, old, new, point[k], moved[k],
             )  # fmt: skip
 
     # --- waiting -----------------------------------------------------------------------------------------
@@ -184,13 +185,17 @@ class CudaTrajectory:
         if thresholds.size and not np.array_equal(thresholds, self._thresholds):
             self._pairs, self._thresholds = self.objective.device.put(thresholds), thresholds
 
-    def advance(self, steps: int, halts: Halts = (), until: float = np.inf) -> Event:
-        """Take up to ``steps`` steps."""
+    def refuse_to_go_on_if_diverged(self) -> None:
+        """Raise ValueError at the last finite point."""
         if self.diverged:
             raise ValueError(
                 f"the state at step {self.step} is the last finite one and cannot be advanced: use a "
                 "smaller learning rate"
             )
+
+    def advance(self, steps: int, halts: Halts = (), until: float = np.inf) -> Event:
+        """Take up to ``steps`` steps."""
+        self.refuse_to_go_on_if_diverged()
         self._need(gradient=False)
         norms = any(np.isfinite(norm) for _, norm in halts)
         self._set_thresholds(halts)

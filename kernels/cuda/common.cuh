@@ -21,15 +21,17 @@ constexpr unsigned ALL_LANES = 0xffffffffu;
 
 // The state of a trajectory on the device.  The first five are those that a trajectory on the CPU carries;
 // STEP is the length of the next step, NEXT_MEAN_SQUARE becomes MEAN_SQUARE once that step is settled, and
-// TAKEN counts the steps since the host last wrote the state.
-enum Slot { LOSS, GRADIENT_SQUARED, TIME, STEPS, MEAN_SQUARE, STEP, NEXT_MEAN_SQUARE, EVENT, TAKEN };
+// TAKEN counts the steps since the host last wrote the state; SLOTS is how many there are.
+enum Slot { LOSS, GRADIENT_SQUARED, TIME, STEPS, MEAN_SQUARE, STEP, NEXT_MEAN_SQUARE, EVENT, TAKEN, SLOTS };
 
 // Once EVENT is set every kernel returns at once: the host may queue many steps without looking.
 constexpr double GOING = 0, HALTED = 1, DIVERGED = 2;
 
-// The sum over a warp, in every lane.  Lanes add the same pairs in either order, so all hold the same bits.
-__device__ __forceinline__ real warp_sum(real x) {
-  for (int far = WARP / 2; far > 0; far /= 2) x += __shfl_xor_sync(ALL_LANES, x, far);
+// The sum over each LANES of a warp, in every lane.  Lanes add the same pairs in either order, so all hold the
+// same bits.
+template <int LANES>
+__device__ __forceinline__ real sum_over(real x) {
+  for (int far = LANES / 2; far > 0; far /= 2) x += __shfl_xor_sync(ALL_LANES, x, far);
   return x;
 }
 

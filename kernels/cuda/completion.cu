@@ -23,7 +23,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4) sampled_residual(
     const real* r = right + (long long)cols[e] * width;
     real w = 0;
     for (int q = lane; q < width; q += WARP) w = fma(l[q], r[q], w);
-    w = warp_sum(w);
+    w = sum_over<WARP>(w);
     const real difference = w - values[e];
     squares = fma((double)difference, (double)difference, squares);
     if (lane == 0) z[e] = scale * difference;

@@ -51,6 +51,10 @@ class CupyDevice:
         """A copy in host memory, once everything queued before has been done."""
         return self._cupy.asnumpy(array)
 
+    def address(self, array: Any) -> int:
+        """Where an array lies."""
+        return array.data.ptr
+
     def multiply(self, a: Any, b: Any, out: Any) -> None:
         """out = a b by cuBLAS, for C-contiguous matrices of which a and b may be transposed: no copies."""
         self._cupy.cublas.gemm("N", "N", a, b, out=out)

@@ -13,6 +13,10 @@ WARPS = BLOCK // WARP
 LOSS, GRADIENT_SQUARED, TIME, STEPS, MEAN_SQUARE, STEP, NEXT_MEAN_SQUARE, EVENT, TAKEN = range(9)
 SLOTS, SLOTS_KEPT = 9, 5
 
+#: Most rows and columns of a trial that a block can move, and how much it is told of each matrix and of each
+#: trial, as in ``lockstep.cu``.
+LARGEST, PLANNED, ORDERS = 64, 5, 5
+
 #: Kernels by name, with the types of what they take: R, I, L, D point to real, int, long long, double, and
 #: r, i, l, d are such numbers.  ``real`` is the type of the factors.
 KERNELS = {
@@ -23,9 +27,10 @@ KERNELS = {
     "squares": "RllDD",
     "pace": "DidddD",
     "settle": "DidDiiDidD",
+    "advance_each": "LIiiiIIRiLIIididddrDDD",
 }
 
-_FILES = ("common.cuh", "completion.cu", "stepping.cu")
+_FILES = ("common.cuh", "completion.cu", "stepping.cu", "lockstep.cu")
 _INCLUDE = '#include "common.cuh"\n'
 
 #: Partial sums that one block has to add up afterwards: enough blocks for any device, and no more.

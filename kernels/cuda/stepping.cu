@@ -38,7 +38,40 @@ extern "C" __global__ void __launch_bounds__(BLOCK) squares(
   if (threadIdx.x == 0) partials[blockIdx.x] = total;
 }
 
-// The step of GroupRMSprop: v' = α v + (1 − α) Σ_j ‖g_j‖²,  STEP = lr / (√(v' / (1 − αᵗ)) + eps).
+// By GRADIENT_SQUARED, the step of GroupRMSprop: v' = α v + (1 − α) Σ_j ‖g_j‖²,
+// STEP = lr / (√(v' / (1 − αᵗ)) + eps).
+__device__ __forceinline__ void set_pace(double* state, double lr, double alpha, double eps) {
+  const double v = alpha * state[MEAN_SQUARE] + (1.0 - alpha) * state[GRADIENT_SQUARED];
+  state[NEXT_MEAN_SQUARE] = v;
+  state[STEP] = lr / (sqrt(v / (1.0 - pow(alpha, state[STEPS] + 1.0))) + eps);
+}
+
+// What the loss at a new point decides, and the square of the gradient's norm if that is known.
+//
+// If ``moved``, the point is the end of a step: without a finite loss the step counts as not taken and EVENT
+// is DIVERGED; else it is counted, and EVENT is HALTED if loss and gradient norm lie at or below both numbers
+// of one of the ``pairs`` (loss, norm), or the time has reached ``until``.
+__device__ __forceinline__ void arrive(
+    double* state, double loss, bool has_norm, double gradient_squared, bool moved, const double* pairs,
+    int count, double until) {
+  if (moved && !(fabs(loss) <= 1.7976931348623157e308)) {  // NaN too
+    state[EVENT] = DIVERGED;
+    return;
+  }
+  state[LOSS] = loss;
+  if (has_norm) state[GRADIENT_SQUARED] = gradient_squared;
+  if (!moved) return;
+  state[STEPS] += 1.0;
+  state[TAKEN] += 1.0;
+  state[TIME] += state[STEP];
+  state[MEAN_SQUARE] = state[NEXT_MEAN_SQUARE];
+  bool is_met = state[TIME] >= until;
+  for (int c = 0; c < count; ++c)
+    is_met |= loss <= pairs[2 * c] && sqrt(state[GRADIENT_SQUARED]) <= pairs[2 * c + 1];
+  if (is_met) state[EVENT] = HALTED;
+}
+
+// The step of GroupRMSprop.
 //
 // ``count`` partial sums of squares of the gradient; with none, GRADIENT_SQUARED is known already.
 // One block.  Bytes: 8 count.
@@ -49,17 +82,12 @@ extern "C" __global__ void __launch_bounds__(BLOCK) pace(
   const double total = sum_of(partials, count, slots);
   if (threadIdx.x != 0) return;
   if (count > 0) state[GRADIENT_SQUARED] = total;
-  const double v = alpha * state[MEAN_SQUARE] + (1.0 - alpha) * state[GRADIENT_SQUARED];
-  state[NEXT_MEAN_SQUARE] = v;
-  state[STEP] = lr / (sqrt(v / (1.0 - pow(alpha, state[STEPS] + 1.0))) + eps);
+  set_pace(state, lr, alpha, eps);
 }
 
-// The loss at a new point, and what follows from it.
+// LOSS = weight Σ partials; with ``gradients`` > 0 partial sums of squares, GRADIENT_SQUARED as well; and what
+// follows, as for ``arrive``.
 //
-// LOSS = weight Σ partials; with ``gradients`` > 0 partial sums of squares, GRADIENT_SQUARED as well.  If
-// ``moved``, the point is the end of a step: without a finite loss the step counts as not taken and EVENT is
-// DIVERGED; else it is counted, and EVENT is HALTED if loss and gradient norm lie at or below both numbers
-// of one of the ``pairs`` (loss, norm), or the time has reached ``until``.
 // One block.  Bytes: 8 (losses + gradients).
 extern "C" __global__ void __launch_bounds__(BLOCK) settle(
     const double* __restrict__ loss_partials, int losses, double weight,
@@ -70,19 +98,5 @@ extern "C" __global__ void __launch_bounds__(BLOCK) settle(
   const double loss = weight * sum_of(loss_partials, losses, slots);
   const double gradient_squared = sum_of(gradient_partials, gradients, slots);
   if (threadIdx.x != 0) return;
-  if (moved && !(fabs(loss) <= 1.7976931348623157e308)) {  // NaN too
-    state[EVENT] = DIVERGED;
-    return;
-  }
-  state[LOSS] = loss;
-  if (gradients > 0) state[GRADIENT_SQUARED] = gradient_squared;
-  if (!moved) return;
-  state[STEPS] += 1.0;
-  state[TAKEN] += 1.0;
-  state[TIME] += state[STEP];
-  state[MEAN_SQUARE] = state[NEXT_MEAN_SQUARE];
-  bool is_met = state[TIME] >= until;
-  for (int c = 0; c < count; ++c)
-    is_met |= loss <= pairs[2 * c] && sqrt(state[GRADIENT_SQUARED]) <= pairs[2 * c + 1];
-  if (is_met) state[EVENT] = HALTED;
+  arrive(state, loss, gradients > 0, gradient_squared, moved != 0, pairs, count, until);
 }
