@@ -72,10 +72,15 @@ def sampled_residual(launch, dtype, per_warp=3):
         "sampled_residual", (blocks,), o.left, o.right, o.rows, o.cols, o.values, 0.25, size, o.width,
         per_warp, going(), z, partials,
     )  # fmt: skip
+    sampled = filled(size, dtype)
+    launch(
+        "sampled_residual", (blocks,), o.left, o.right, o.rows, o.cols, None, 1.0, size, o.width, per_warp,
+        going(), sampled, None,
+    )  # fmt: skip
     w = np.sum(o.left[o.rows].astype(float) * o.right[o.cols], axis=1)
     r = w - o.values
     per_block = np.add.reduceat(r**2, np.arange(0, size, WARPS * per_warp))
-    return {"z": (z, 0.25 * r), "partials": (partials, per_block)}
+    return {"z": (z, 0.25 * r), "partials": (partials, per_block), "sampled": (sampled, w)}
 
 
 def gather(launch, dtype):
@@ -267,9 +272,123 @@ def advance_each(launch, dtype):
     return out
 
 
+class Measured:
+    """Sparse measurements, one of which and one entry of which are empty, of 140 entries."""
+
+    def __init__(self, dtype, m=45, size=140):
+        rng = np.random.default_rng(8)
+        self.a = rng.standard_normal((m, size)) * (rng.random((m, size)) < 0.2)
+        self.a[7] = self.a[:, 11] = 0.0
+        self.a = self.a.astype(dtype)
+        self.w, self.y = rng.standard_normal(size).astype(dtype), rng.standard_normal(m).astype(dtype)
+        i, j = np.nonzero(self.a)
+        order = np.argsort(j, kind="stable")
+        self.by_row = starts_of(i, m), np.int32(j), self.a[i, j]
+        self.by_col = starts_of(j, size), np.int32(i[order]), self.a[i, j][order]
+
+
+def entry_residual(launch, dtype):
+    o = Measured(dtype)
+    y = np.resize(o.y, o.w.size)
+    out = {}
+    for name, values in (("compared", y), ("linear", None)):
+        z, partials = filled(o.w.size, dtype), filled(3, float)
+        launch("entry_residual", (3,), o.w, values, 0.25, o.w.size, 64, going(), z, partials)
+        r = o.w.astype(float) - (0 if values is None else y)
+        out[f"{name} z"] = z, 0.25 * r
+        out[f"{name} partials"] = partials, np.add.reduceat(r**2, [0, 64, 128])
+    return out
+
+
+def sparse_residual(launch, dtype, per_warp=2):
+    o = Measured(dtype)
+    m, blocks, out = o.y.size, 3, {}
+    for name, values in (("compared", o.y), ("linear", None)):
+        z, partials = filled(m, dtype), filled(blocks, float)
+        launch("sparse_residual", (blocks,), *o.by_row, o.w, values, 0.25, m, per_warp, going(), z, partials)
+        r = o.a.astype(float) @ o.w - (0 if values is None else o.y)
+        out[f"{name} z"] = z, 0.25 * r
+        out[f"{name} partials"] = partials, np.add.reduceat(r**2, np.arange(0, m, WARPS * per_warp))
+    return out
+
+
+def sparse_adjoint(launch, dtype):
+    o = Measured(dtype)
+    size = o.w.size
+    out = filled(size, dtype)
+    grid = (-(-size * sources.SHARE // sources.BLOCK),)
+    launch("sparse_adjoint", grid, *o.by_col, o.y, size, going(), out)
+    return {"out": (out, o.a.astype(float).T @ o.y)}
+
+
+def pack(launch, dtype, n=5):
+    w = np.random.default_rng(9).standard_normal((n, n)).astype(dtype)
+    out = filled(n * (n + 1) // 2, dtype)
+    launch("pack", (1, n), w, n, going(), out)
+    both = w.astype(float) + w.T - np.diag(np.diag(w))
+    return {"out": (out, both[np.triu_indices(n)])}
+
+
+def dense_residual(launch, dtype, m=22, width=301, per_block=8):
+    rng = np.random.default_rng(10)
+    a, w, y = (rng.standard_normal(s).astype(dtype) for s in ((m, width), width, m))
+    firsts, out = np.arange(0, m, per_block), {}
+    for name, values in (("compared", y), ("linear", None)):
+        slots, partials = filled((firsts.size, width), dtype), filled(firsts.size, float)
+        launch(
+            "dense_residual",
+            (firsts.size,),
+            a,
+            width,
+            w,
+            values,
+            0.25,
+            m,
+            per_block,
+            going(),
+            slots,
+            partials,
+        )
+        r = a.astype(float) @ w - (0 if values is None else y)
+        out[f"{name} slots"] = slots, np.add.reduceat(0.25 * r[:, None] * a, firsts)
+        out[f"{name} partials"] = partials, np.add.reduceat(r**2, firsts)
+    return out
+
+
+def sum_slots(launch, dtype, count=19):
+    rng = np.random.default_rng(11)
+    results = {}
+    for name, n, p, width in (("full", 2, 37, 74), ("packed", 6, 6, 21)):
+        slots, out = rng.standard_normal((count, width)).astype(dtype), filled((n, p), dtype)
+        is_packed = name == "packed"
+        launch("sum_slots", (-(-p // WARP), n), slots, count, n, p, int(is_packed), 2.0, going(), out)
+        total = 2.0 * slots.astype(float).sum(axis=0)
+        expected = np.zeros((n, p))
+        if is_packed:
+            expected[np.triu_indices(n)] = total
+            expected += np.triu(expected, 1).T
+        results[name] = out, expected if is_packed else total.reshape(n, p)
+    return results
+
+
 CASES = {
     case.__name__: case
-    for case in (sampled_residual, gather, gather_step, descend, squares, pace, settle, advance_each)
+    for case in (
+        sampled_residual,
+        entry_residual,
+        gather,
+        gather_step,
+        sparse_residual,
+        sparse_adjoint,
+        pack,
+        dense_residual,
+        sum_slots,
+        descend,
+        squares,
+        pace,
+        settle,
+        advance_each,
+    )
 }
 
 

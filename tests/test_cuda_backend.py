@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 import fastdmf as dmf
 from fastdmf.backends import Event, Leg, cuda
+from fastdmf.backends.cuda_objective import CudaObjective
 from fastdmf.kernels.cpu import stepping
 from fastdmf.kernels.cuda import sources
 from tests import cuda_shim
@@ -65,7 +67,7 @@ def by_launches(monkeypatch):
 
 
 @pytest.fixture(params=["shim", pytest.param("gpu", marks=pytest.mark.gpu)])
-def somewhere(request, small):
+def device_here(request):
     """The shim, and a GPU where there is one."""
     if request.param == "shim":
         if cuda_shim.MISSING:
@@ -76,6 +78,11 @@ def somewhere(request, small):
         cuda.open_device()
     except ValueError as missing:
         pytest.skip(str(missing))
+
+
+@pytest.fixture
+def somewhere(device_here, small):
+    """There, both ways."""
 
 
 def problem_for(factorization):
@@ -190,6 +197,82 @@ def test_a_divergence_leaves_the_last_finite_point(somewhere, factorization):
         assert a.loss == pytest.approx(b.loss, rel=1e-6)
         with pytest.raises(ValueError, match="last finite one"):
             trajectories[0].advance(1)
+
+
+# --- sensing ------------------------------------------------------------------------------------------------
+
+
+def sensing(kind, factorization):
+    """Measurements of an 8 × 11 or 10 × 10 matrix: any, symmetric, or sparse and not symmetric."""
+    square = kind == "symmetric" or isinstance(factorization, dmf.Symmetric)
+    n, p = (10, 10) if square else (8, 11)
+    if kind != "sparse":
+        return dmf.Sensing.gaussian((n, p), 2, 61, symmetric=kind == "symmetric", seed=5)
+    rng = np.random.default_rng(6)
+    a = rng.standard_normal((61, n, p)) * (rng.random((61, n, p)) < 0.1)
+    truth = rng.standard_normal((n, 2)) @ rng.standard_normal((2, p))
+    rows = scipy.sparse.csr_array(a.reshape(61, -1))
+    return dmf.Sensing(rows, rows @ truth.ravel(), shape=(n, p), truth=truth)
+
+
+SENSING = ("any", "symmetric", "sparse")
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("factorization", ["depth 2", "depth 2, narrow", "depth 3", "UUᵀ"])
+@pytest.mark.parametrize("kind", SENSING)
+def test_steps_of_sensing_are_those_of_the_cpu(device_here, kind, factorization, optimizer, dtype):
+    f, optimizer = FACTORIZATIONS[factorization], OPTIMIZERS[optimizer]
+    problem = sensing(kind, f)
+    if kind == "sparse" and isinstance(optimizer, dmf.GradientDescent):
+        optimizer = dmf.GradientDescent(0.1, optimizer.momentum)
+    loops = [dmf.Loop(problem, f, optimizer, dtype=dtype, device=d) for d in ("cuda", "cpu")]
+    starts = [loop.init(START, seed=0) for loop in loops]
+    assert loops[0].engine.form == loops[1].engine.form
+    ends = [loop.advance(start, 20) for loop, start in zip(loops, starts, strict=True)]
+    assert ends[1].loss < 0.9 * starts[1].loss, "this instance hardly moves: it proves nothing"
+    assert_close(*ends, TOLERANCE[dtype])
+    assert ends[0].test_error == pytest.approx(ends[1].test_error, rel=10 * TOLERANCE[dtype])
+    for x, y in zip(ends[0].gradients, ends[1].gradients, strict=True):
+        assert np.max(np.abs(x - y)) < 10 * TOLERANCE[dtype] * np.max(np.abs(y))
+
+
+@needs_shim
+@pytest.mark.parametrize("kind", SENSING)
+def test_schedules_do_not_change_a_bit_of_sensing(on_shim, kind):
+    ends = []
+    for schedule in (0, 1, 2):
+        on_shim(schedule)
+        loop = dmf.Loop(sensing(kind, None), dmf.Product(2), OPTIMIZERS["group RMSprop"], device="cuda")
+        ends.append(loop.advance(loop.init(START, seed=0), 5))
+    for end in ends[1:]:
+        assert_same(end, ends[0])
+
+
+@pytest.mark.parametrize("name", ["observed", *SENSING])
+def test_operators_are_those_of_the_problem_and_linear_where_y_is_zero(device_here, name):
+    """c A*(A w − y), and c A*A w, at any W on the support: what depth 1 and Hessians need."""
+    problem = problem_for(dmf.Product(2)) if name == "observed" else sensing(name, None)
+    device, dtype = cuda.open_device(), np.dtype("float64")
+    objective = CudaObjective(problem, dmf.Product(2), dtype, device)
+    operator, w = objective.operator, np.random.default_rng(12).standard_normal(problem.shape)
+    c = problem.loss_scale
+    wanted = {False: problem.gradient(w), True: c * problem.adjoint(problem.measure(w))}
+    if name == "observed":
+        order = np.lexsort((problem.cols, problem.rows))
+        where = problem.rows[order], problem.cols[order]
+    elif name == "sparse":
+        where = np.divmod(np.unique(problem.matrices.indices), problem.shape[1])
+    else:
+        where = tuple(x.ravel() for x in np.indices(problem.shape))
+    for linear, gradient in wanted.items():
+        work = operator.work()
+        operator.residual_at(device.put(w[where]), objective.going, work, linear)
+        np.testing.assert_allclose(device.get(work.z).ravel(), gradient[where], rtol=0, atol=1e-12)
+        loss = 0.5 * c * device.get(work.sums).sum()
+        r = problem.measure(w) - (0 if linear else problem.values)
+        assert loss == pytest.approx(0.5 * c * r @ r, rel=1e-12)
 
 
 # --- small trials, a block each -----------------------------------------------------------------------------
@@ -346,7 +429,7 @@ def test_a_cancelled_advance_ends_between_steps(on_shim, small):
 @pytest.mark.parametrize(
     ("problem", "factorization", "optimizer", "named"),
     [
-        (dmf.Sensing.gaussian((5, 5), 1, 9, seed=0), dmf.Product(2), dmf.GradientDescent(1.0), "Sensing 5×5"),
+        (dmf.Sensing.gaussian((5, 5), 1, 9, seed=0), dmf.Product(1), dmf.GradientDescent(1.0), "depth=1"),
         (dmf.Completion.random(), dmf.Product(1), dmf.GradientDescent(1.0), "depth=1"),
         (dmf.Completion.random(), dmf.Product(2), dmf.ExactLineSearch(), "ExactLineSearch"),
         (dmf.Completion.random(), dmf.Product(2), dmf.GradientFlow(), "GradientFlow"),

@@ -151,7 +151,7 @@ BUGS = {
     ),
     "shared memory too small": (
         "asan", r"AddressSanitizer: heap-buffer-overflow \S*kernels:\d+", "sampled_residual",
-        ("SHARED_ARRAY(double, of_warps, WARPS)", "SHARED_ARRAY(double, of_warps, WARPS - 1)"),
+        ("of_warps[threadIdx.x / WARP] = x;", "of_warps[threadIdx.x / WARP + 1] = x;"),
     ),
     "an index that overflows": (
         "asan", "runtime error: signed integer overflow", "sampled_residual",
@@ -161,7 +161,7 @@ BUGS = {
     ),
     "no barrier before the warps' sums are read": (
         "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "sampled_residual",
-        ("of_warps[warp] = squares;\n  __syncthreads();", "of_warps[warp] = squares;"),
+        ("of_warps[threadIdx.x / WARP] = x;\n  __syncthreads();", "of_warps[threadIdx.x / WARP] = x;"),
     ),
     "no barrier before the slots are used again": (
         "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "settle",
@@ -183,6 +183,14 @@ BUGS = {
         "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "advance_each",
         ("t.point[k]);\n  }\n  __syncthreads();", "t.point[k]);\n  }"),
     ),
+    "no barrier before the next rows' sums are written": (
+        "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "dense_residual",
+        ("__syncthreads();  // before the next rows' sums are written", ""),
+    ),
+    "blocks that share a slot": (
+        "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "dense_residual",
+        ("slots + blockIdx.x * width", "slots"),
+    ),
     "two blocks in one home": (
         "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "advance_each",
         ("(real*)homes[blockIdx.x]", "(real*)homes[0]"),
@@ -193,7 +201,7 @@ BUGS = {
     ),
     "blocks that write one sum": (
         "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "sampled_residual",
-        ("partials[blockIdx.x] = total;\n  }", "partials[0] += total;\n  }"),
+        ("of_warps[k];\n  partials[blockIdx.x] = total;", "of_warps[k];\n  partials[0] += total;"),
     ),
 }  # fmt: skip
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from fastdmf._checks import Array
 from fastdmf.backends.cuda_device import Device, Matrices
-from fastdmf.backends.cuda_support import Entries, Sampling, lists_of, row_by_row
-from fastdmf.backends.layout import layout_of
-from fastdmf.factorizations import Factorization
+from fastdmf.backends.cuda_operators import bind_problem
+from fastdmf.backends.cuda_support import Ends, Entries, Sampling, row_by_row
+from fastdmf.factorizations import Factorization, Symmetric
 from fastdmf.kernels.cuda.sources import SLOTS
 from fastdmf.problems import Completion, Problem
 from fastdmf.problems.base import root_mean_square
@@ -29,23 +29,13 @@ class CudaObjective:
     def __init__(
         self, problem: Problem, factorization: Factorization, dtype: np.dtype, device: Device
     ) -> None:
-        if not isinstance(problem, Completion):
-            raise ValueError(
-                f"device 'cuda' measures entries of a Completion, not {problem!r}: use device='cpu'"
-            )
-        rows, cols, values = row_by_row(problem.rows, problem.cols, problem.values, problem.shape)
-        self.layout = layout_of(factorization, problem.shape, (rows, cols), 1)
-        if self.layout.left == 0:
+        self.problem, self.factorization, self.dtype, self.device = problem, factorization, dtype, device
+        self.launch = device.load(dtype)
+        if len(factorization.factor_shapes(problem.shape)) == 1 and not isinstance(factorization, Symmetric):
             raise ValueError(
                 f"device 'cuda' moves two factors or more, not {factorization!r}: use device='cpu'"
             )
-        self.problem, self.factorization, self.dtype, self.device = problem, factorization, dtype, device
-        self.launch = device.load(dtype)
-        self.support = Entries(
-            device, self.launch, Sampling.of(device, dtype, rows, cols, values),
-            lists_of(rows, cols, problem.shape, self.layout.tied), problem.shape,
-            self.layout.shapes[self.layout.left - 1][1],
-        )  # fmt: skip
+        self.layout, self.operator = bind_problem(problem, factorization, dtype, device, self.launch)
         #: A state in which kernels run.
         self.going = device.put(np.zeros(SLOTS))
 
@@ -72,14 +62,15 @@ class CudaObjective:
     @property
     def form(self) -> str:
         """How the kernels look at W."""
-        return self.support.form
+        return self.operator.form
 
     @property
-    def is_shallow(self) -> bool:
-        """Whether no chain has to be multiplied out: a step can be taken as the gradient is summed."""
-        return self.layout.left <= 1 and self.layout.right <= 1
+    def summed_entries(self) -> Entries | None:
+        """The support, if steps can be taken as the gradient is summed: no chain has to be multiplied out."""
+        support, is_shallow = self.operator.support, self.layout.left <= 1 and self.layout.right <= 1
+        return support if is_shallow and isinstance(support, Entries) else None
 
-    def compose(self, point: Matrices, scratch: Scratch) -> tuple[Any, Any]:
+    def compose(self, point: Matrices, scratch: Scratch) -> Ends:
         """L and R of W = L Rᵀ; all prefix products P_j = M₁ … M_j of both chains are left in ``scratch``."""
         ends = []
         for first, count in self._chains:
@@ -98,7 +89,7 @@ class CudaObjective:
         multiply = self.device.multiply
         ends = [self._last(point, scratch.prefixes, first, count) for first, count in self._chains]
         out = [self._last(gradient, scratch.deltas, first, count) for first, count in self._chains]
-        self.support.pull((ends[0], ends[-1]), z, state, out)
+        self.operator.support.pull((ends[0], ends[-1]), z, state, out)
         for first, count in self._chains:
             for j in range(first + count - 1, first, -1):
                 delta, before = scratch.deltas[j], self._last(point, scratch.prefixes, first, j - first)
@@ -114,17 +105,16 @@ class CudaObjective:
         """The problem's test error, without writing out W where entries are held out."""
         if self._held_out is None:
             return self.problem.test_error(self.factorization.compose(factors))
-        sampling, values = self._held_out
+        support, sampling, values = self._held_out
         w = self.device.empty((values.size,), self.dtype)
-        sums = self.device.empty((sampling.blocks,), np.dtype(np.float64))
-        self.support.residual(self.compose(point, scratch), sampling, 1.0, self.going, w, sums)
+        support.compare(self.compose(point, scratch), sampling, None, 1.0, self.going, w, None)
         return root_mean_square(self.device.get(w) - values)
 
     @cached_property
-    def _held_out(self) -> tuple[Sampling, Array] | None:
-        """The entries that are held out, with zeros for values, and their values."""
-        test = self.problem.test
-        if test is None or test[2].size == 0:
+    def _held_out(self) -> tuple[Entries, Sampling, Array] | None:
+        """What samples entries, those that are held out, and their values."""
+        support, problem = self.operator.support, self.problem
+        if not isinstance(problem, Completion) or not isinstance(support, Entries) or problem.test is None:
             return None
-        rows, cols, values = row_by_row(*test, self.problem.shape)
-        return Sampling.of(self.device, self.dtype, rows, cols, np.zeros(values.size)), values
+        rows, cols, values = row_by_row(*problem.test, problem.shape)
+        return (support, Sampling.of(self.device, rows, cols), values) if values.size else None

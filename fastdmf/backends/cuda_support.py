@@ -1,7 +1,7 @@
-"""The entries of W that are measured, on a CUDA device: W = L Rᵀ there, and back to gradients in L and R."""
+"""The entries of W that are looked at, on a CUDA device: W = L Rᵀ there, and back to gradients in L and R."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -9,6 +9,23 @@ from fastdmf._checks import Array
 from fastdmf.backends.cuda_device import Device
 from fastdmf.backends.layout import compressed_rows, refuse_overflow
 from fastdmf.kernels.cuda.sources import WARP, WARPS, share
+
+#: L and R of W = L Rᵀ; twice U for UUᵀ.
+Ends = tuple[Any, Any]
+
+
+class Support(Protocol):
+    """Entries of W, from L and R and back."""
+
+    size: int  #: How many they are.
+
+    def sample(self, ends: Ends, state: Any, w: Any) -> None:
+        """W on the support."""
+        ...
+
+    def pull(self, ends: Ends, z: Any, state: Any, out: list[Any]) -> None:
+        """The gradients in L and R, or in U, from that on the support."""
+        ...
 
 
 class Lists(NamedTuple):
@@ -48,44 +65,50 @@ def converted(values: Array, dtype: np.dtype) -> Array:
 
 
 class Sampling(NamedTuple):
-    """Entries of W on the device with the values to compare them with, shared among blocks."""
+    """Places of entries on the device, shared among blocks."""
 
     rows: Any
     cols: Any
-    values: Any
     per_warp: int
     blocks: int
 
     @classmethod
-    def of(cls, device: Device, dtype: np.dtype, rows: Array, cols: Array, values: Array) -> "Sampling":
+    def of(cls, device: Device, rows: Array, cols: Array) -> "Sampling":
         """Copies on the device."""
-        put = device.put
-        return cls(put(rows), put(cols), put(converted(values, dtype)), *share(rows.size, WARPS))
+        return cls(device.put(rows), device.put(cols), *share(rows.size, WARPS))
 
 
 class Entries:
-    """Some entries of W: all that kernels ever look at of it."""
-
-    form = "observed entries"
+    """Some entries of W, which is never multiplied out."""
 
     def __init__(
-        self, device: Device, launch: Callable[..., None], sampling: Sampling, lists: list[Lists],
-        shape: tuple[int, int], width: int,
-    ) -> None:  # fmt: skip
-        self.sampling, self.size, self.width = sampling, int(sampling.values.size), width
-        self._launch, self._shape = launch, shape
-        self._lists = [Lists(*map(device.put, one)) for one in lists]
-
-    def residual(
-        self, ends: tuple[Any, Any], sampling: Sampling, scale: float, state: Any, z: Any, sums: Any
+        self,
+        device: Device,
+        launch: Callable[..., None],
+        rows: Array,
+        cols: Array,
+        shape: tuple[int, int],
+        width: int,
+        tied: bool,
     ) -> None:
-        """z = ``scale`` (W − y) on the entries of a sampling, and the partial sums of (W − y)²."""
+        self.size, self.width, self._shape, self._launch = rows.size, width, shape, launch
+        self.sampling = Sampling.of(device, rows, cols)
+        self._lists = [Lists(*map(device.put, one)) for one in lists_of(rows, cols, shape, tied)]
+
+    def sample(self, ends: Ends, state: Any, w: Any) -> None:
+        """W on the support."""
+        self.compare(ends, self.sampling, None, 1.0, state, w, None)
+
+    def compare(
+        self, ends: Ends, sampling: Sampling, values: Any, scale: float, state: Any, z: Any, sums: Any
+    ) -> None:
+        """z = ``scale`` (W − y) on the entries of a sampling, and partial sums of (W − y)² if asked for."""
         self._launch(
-            "sampled_residual", (sampling.blocks,), *ends, sampling.rows, sampling.cols, sampling.values,
-            scale, z.size, self.width, sampling.per_warp, state, z, sums,
+            "sampled_residual", (sampling.blocks,), *ends, sampling.rows, sampling.cols, values, scale,
+            z.size, self.width, sampling.per_warp, state, z, sums,
         )  # fmt: skip
 
-    def sides(self, ends: tuple[Any, Any]) -> list[tuple[tuple[int, int], tuple[Any, ...]]]:
+    def sides(self, ends: Ends) -> list[tuple[tuple[int, int], tuple[Any, ...]]]:
         """The grids and first arguments of the sums that make up the gradient: in L and in R, or in U."""
         others = ends[::-1] if len(self._lists) == 2 else ends[:1]
         return [
@@ -93,7 +116,25 @@ class Entries:
             for lists, dense, rows in zip(self._lists, others, self._shape, strict=False)
         ]
 
-    def pull(self, ends: tuple[Any, Any], z: Any, state: Any, out: list[Any]) -> None:
-        """The gradients in L and R, or in U, from that on the entries."""
+    def pull(self, ends: Ends, z: Any, state: Any, out: list[Any]) -> None:
+        """The gradients in L and R, or in U."""
         for (grid, (*lists, dense, rows)), into in zip(self.sides(ends), out, strict=True):
             self._launch("gather", grid, *lists, z, dense, rows, self.width, state, into)
+
+
+class Whole:
+    """All of W, multiplied out.  For UUᵀ only symmetric gradients are pulled back, and count once."""
+
+    def __init__(self, device: Device, shape: tuple[int, int], tied: bool) -> None:
+        self.size, self._shape, self._tied, self._device = shape[0] * shape[1], shape, tied, device
+
+    def sample(self, ends: Ends, state: Any, w: Any) -> None:
+        """W, row by row."""
+        self._device.multiply(ends[0], ends[1].T, w.reshape(self._shape))
+
+    def pull(self, ends: Ends, z: Any, state: Any, out: list[Any]) -> None:
+        """Z R and Zᵀ L, or Z U with the Z + Zᵀ of a gradient for Z."""
+        z = z.reshape(self._shape)
+        self._device.multiply(z, ends[1], out[0])
+        if not self._tied:
+            self._device.multiply(z.T, ends[0], out[1])

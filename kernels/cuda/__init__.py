@@ -3,6 +3,7 @@
 ==================  ================================================================================
 ``common.cuh``      sums over warps and blocks, and the state of a trajectory on the device
 ``completion.cu``   W on a sparse support: sampled residual, and the sparse-times-dense products
+``sensing.cu``      measurements of W on its support, dense and sparse, and their adjoints
 ``stepping.cu``     moving a point, norms, and what the loss at a new point decides
 ``lockstep.cu``     many small trials, a block each, for many steps in one launch
 ``sources``         the sources as one, the arguments of each kernel, and grids

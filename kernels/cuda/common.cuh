@@ -17,6 +17,8 @@ typedef REAL real;
 #endif
 
 constexpr int WARP = 32, BLOCK = 256, WARPS = BLOCK / WARP;
+// Lanes that share a sum of a few dozen terms.
+constexpr int SHARE = 8;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
 // The state of a trajectory on the device.  The first five are those that a trajectory on the CPU carries;
@@ -33,6 +35,16 @@ template <int LANES>
 __device__ __forceinline__ real sum_over(real x) {
   for (int far = LANES / 2; far > 0; far /= 2) x += __shfl_xor_sync(ALL_LANES, x, far);
   return x;
+}
+
+// Of numbers that each warp knows, lane 0 at least, the sum over the block: partials[blockIdx.x].
+__device__ __forceinline__ void leave_sum_of_warps(double x, double* of_warps, double* partials) {
+  if (threadIdx.x % WARP == 0) of_warps[threadIdx.x / WARP] = x;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  double total = 0.0;
+  for (int k = 0; k < WARPS; ++k) total += of_warps[k];
+  partials[blockIdx.x] = total;
 }
 
 // The sum over a block of BLOCK threads, in every thread; ``slots`` has room for BLOCK numbers.

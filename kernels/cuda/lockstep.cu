@@ -8,8 +8,6 @@
 
 // A product has at most TILE EACH = 64 rows and columns: a thread holds EACH × EACH of its elements.
 constexpr int TILE = 16, EACH = 4;
-// Lanes that share a sampled entry.
-constexpr int SHARE = 8;
 
 // What is said of each matrix: its shape, where it lies in a point, and where in a home are P_j and Δ_j.
 enum Plan { ROWS, COLS, AT, PREFIX, DELTA, PLANNED };
@@ -152,8 +150,8 @@ __device__ __forceinline__ void settle_in(const Trial& t, real momentum) {
 // chains.  The step is lr, or that of GroupRMSprop if ``is_paced``.  With no steps to take, loss and gradient
 // are found.
 // Bytes: 4 size b (6 size b with momentum) and 9 slots per launch; all else stays in cache.
-// Flops per step and trial: S (6 width + 4) + 2 size, twice as many for S where Z + Zᵀ is gathered counted, and
-// 6 n inner p for each product along a chain.
+// Flops, of each trial at each step: S (6 width + 4) + 2 size, 4 size with momentum and 2 size more for the
+// norm of the gradient, and 6 n inner p for each product along a chain.
 extern "C" __global__ void __launch_bounds__(BLOCK, 2) advance_each(
     const long long* homes, const int* __restrict__ plan, int left, int right, int size,
     const int* __restrict__ rows, const int* __restrict__ cols, const real* __restrict__ values, int entries,

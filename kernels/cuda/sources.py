@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 #: Threads of a block and lanes of a warp, as in ``common.cuh``.
-BLOCK, WARP = 256, 32
+BLOCK, WARP, SHARE = 256, 32, 8
 WARPS = BLOCK // WARP
 
 #: Slots of a trajectory's state on the device, as in ``common.cuh``; the first five are those of the CPU.
@@ -27,10 +27,16 @@ KERNELS = {
     "squares": "RllDD",
     "pace": "DidddD",
     "settle": "DidDiiDidD",
+    "entry_residual": "RRrllDRD",
+    "sparse_residual": "LIRRRriiDRD",
+    "sparse_adjoint": "LIRRlDR",
+    "pack": "RiDR",
+    "dense_residual": "RlRRriiDRD",
+    "sum_slots": "RiiiirDR",
     "advance_each": "LIiiiIIRiLIIididddrDDD",
 }
 
-_FILES = ("common.cuh", "completion.cu", "stepping.cu", "lockstep.cu")
+_FILES = ("common.cuh", "completion.cu", "sensing.cu", "stepping.cu", "lockstep.cu")
 _INCLUDE = '#include "common.cuh"\n'
 
 #: Partial sums that one block has to add up afterwards: enough blocks for any device, and no more.
