@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +196,20 @@ def test_a_divergence_leaves_the_last_finite_point(somewhere, factorization):
         assert a.loss == pytest.approx(b.loss, rel=1e-6)
         with pytest.raises(ValueError, match="last finite one"):
             trajectories[0].advance(1)
+
+
+@needs_shim
+def test_a_run_waits_for_the_device_where_it_records_and_nowhere_else(on_shim, small, monkeypatch):
+    monkeypatch.setattr("fastdmf.loop.STRETCH_SECONDS", 1e9)  # or stretches end by the clock, too
+    device, waits = on_shim(), []
+    get = device.get
+    monkeypatch.setattr(device, "get", lambda array: waits.append(array.size) or get(array))
+    record = dmf.Record(every=10, metrics=["loss"])
+    choices = {"depth": 2, "lr": 1.0, "stop": dmf.MaxSteps(40), "seed": 0}
+    dmf.run(problem_for(dmf.Product(2)), record=record, device="cuda", **choices)
+    # The start, a first step that tells how long one takes, four records; factors for test error and result.
+    factors = [m.size for m in dmf.run(problem_for(dmf.Product(2)), **choices).factors]
+    assert waits == [sources.SLOTS] * 6 + 2 * factors[::-1]
 
 
 # --- sensing ------------------------------------------------------------------------------------------------
@@ -469,88 +482,3 @@ print(result.steps, *sys.modules)
     steps, *loaded = done.stdout.split()
     assert steps == "3", done.stderr
     assert not {name.split(".")[0] for name in loaded} & {"numba", "llvmlite", "cupy"}
-
-
-# --- CuPy -------------------------------------------------------------------------------------------------
-
-
-def start_on_cuda():
-    return dmf.Loop(dmf.Completion.random(), dmf.Product(2), dmf.GradientDescent(1.0), device="cuda")
-
-
-def test_without_cupy_one_sentence_says_so(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(ValueError, match=r"^device 'cuda' needs CuPy, which is not installed: pip install"):
-        start_on_cuda()
-
-
-def test_without_a_gpu_one_sentence_says_so(monkeypatch):
-    cupy = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: False))
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    with pytest.raises(ValueError, match=r"^device 'cuda' needs an NVIDIA GPU and its driver, .* none$"):
-        start_on_cuda()
-
-
-@needs_shim
-@pytest.mark.parametrize("dtype", TOLERANCE)
-def test_cupy_is_asked_for_what_the_shim_is_asked_for(monkeypatch, small, dtype):
-    """With CuPy's calls answered by NumPy and the shim: a run through `CupyDevice` is that on the shim."""
-    shim, asked = ShimDevice(), []
-
-    class OnDevice(np.ndarray):
-        data = property(lambda self: types.SimpleNamespace(ptr=self.ctypes.data))
-
-        def set(self, array):
-            assert type(array) is np.ndarray and array.flags.c_contiguous
-            assert array.dtype == self.dtype and array.shape == self.shape
-            self[...] = array
-
-    def gemm(transa, transb, a, b, out):
-        assert all(isinstance(x, OnDevice) for x in (a, b, out)) and out.flags.c_contiguous
-        assert all(x.flags.c_contiguous or x.flags.f_contiguous for x in (a, b)), "it would be copied"
-        assert (transa, transb) == ("N", "N")
-        np.matmul(a, b, out=out)
-
-    class RawModule:
-        def __init__(self, code, options):
-            asked.append((code, options))
-            self.launch = shim.load(np.dtype(dtype))
-
-        def get_function(self, name):
-            def kernel(grid, block, arguments):
-                assert block == (sources.BLOCK,)
-                for kind, x in zip(sources.KERNELS[name], arguments, strict=True):
-                    is_null = isinstance(x, np.uint64) and x == 0
-                    wanted = sources.number_types(np.dtype(dtype)).get(kind)
-                    assert isinstance(x, wanted) if wanted else isinstance(x, OnDevice) or is_null
-                nulls = [None if isinstance(x, np.uint64) else x for x in arguments]
-                self.launch(name, grid, *nulls)
-
-            return kernel
-
-    cupy = types.ModuleType("cupy")
-    cupy.cublas = types.ModuleType("cupy.cublas")
-    cupy.cublas.gemm = gemm
-    properties = {"name": b"a stand-in"}
-    cupy.cuda = types.SimpleNamespace(
-        is_available=lambda: True,
-        Device=lambda: types.SimpleNamespace(id=f"stand-in for {dtype} {small}"),
-        runtime=types.SimpleNamespace(getDeviceProperties=lambda device: properties),
-    )
-    cupy.RawModule = RawModule
-    cupy.empty = lambda shape, dtype: np.full(shape, np.nan, dtype).view(OnDevice)
-    cupy.array = lambda array, order: np.array(array, order=order).view(OnDevice)
-    cupy.asnumpy = lambda array: np.array(array)
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setitem(sys.modules, "cupy.cublas", cupy.cublas)
-
-    def ends(name, optimizer):
-        _, gpu = loops(FACTORIZATIONS[name], OPTIMIZERS[optimizer], dtype)
-        return gpu.advance(gpu.init(START, seed=0), 4)
-
-    cases = [("depth 2", "momentum"), ("depth 4", "descent"), ("UUᵀ", "group RMSprop")]
-    through_cupy = [ends(*case) for case in cases]
-    assert asked == [(sources.source(), sources.options(np.dtype(dtype)))], "compiled more than once"
-    monkeypatch.setattr(cuda, "open_device", lambda: shim)
-    for case, end in zip(cases, through_cupy, strict=True):
-        assert_same(end, ends(*case))
