@@ -45,6 +45,7 @@ class Support(NamedTuple):
     """The entries of W that are looked at: addresses of the verbs and of what describes them."""
 
     look: int
+    look_along: int
     pull: int
     pull_tied: int
     at: int
@@ -67,7 +68,7 @@ class Operator(NamedTuple):
 
 _PLACE = numba.typeof(NOWHERE)
 #: Types of arguments: the handle of a support, a table, addresses of flags.
-SUPPORT, TABLE, FLAGS = numba.typeof(Support(0, 0, 0, 0)), types.int64[:, ::1], types.int64[::1]
+SUPPORT, TABLE, FLAGS = numba.typeof(Support(0, 0, 0, 0, 0)), types.int64[:, ::1], types.int64[::1]
 _LINES = types.int64[::1]
 _FLAG, _NUMBER, _REAL = types.boolean, types.int64, types.float64
 
@@ -200,6 +201,12 @@ curve = declare("curve", lambda t: types.void(SUPPORT, TABLE, TABLE, t[::1], TAB
 #: look(support, left, right, w, is_added, cancel): w = [w +] the entries of L Rᵀ on the support, for the
 #: places of L and R.
 look = declare("look", lambda t: types.void(_PLACE, _PLACE, t[::1], _FLAG, FLAGS))
+
+#: look_along(support, left, right, left_move, right_move, linear, quadratic, cancel): the coefficients of ξ
+#: and ξ² of (L + ξ L')(R + ξ R')ᵀ on the support; moves are laid out as what they move.
+look_along = declare(
+    "look_along", lambda t: types.void(_PLACE, _PLACE, _PLACE, _PLACE, t[::1], t[::1], FLAGS)
+)
 
 #: pull(support, z, left, right, scale, base_left, base_right, out_left, out_right, cancel):
 #: out_left = base + scale Z R and out_right = base + scale Zᵀ L, for Z with the entries z on the support;
