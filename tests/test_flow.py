@@ -1,5 +1,7 @@
 """The gradient flow: its integrators, points inside steps, and what a run makes of them."""
 
+import threading
+
 import numba
 import numpy as np
 import pytest
@@ -238,6 +240,32 @@ def test_cancelled_inside_a_step_it_stays_there(level):
             trajectory.advance(10_000, [(1e-6, np.inf)])
         ends.append(trajectory.state())
     assert all(map(np.array_equal, ends[0].factors, ends[1].factors))
+
+
+@pytest.mark.parametrize("method", ["rkc2", "dopri5"])
+def test_cancelled_again_and_again_it_takes_the_same_path(method):
+    """Whenever a flag is set, what was tried leaves nothing behind: here, and where it is taken up again."""
+    problem = dmf.Completion.random((120, 100), rank=4, observed=3000, seed=0)
+    loop = dmf.Loop(problem, dmf.Product(3), dmf.GradientFlow(method=method))
+    undisturbed = loop.start(dmf.Gaussian(product_scale=1e-2), seed=0)
+    undisturbed.advance(40)
+    rng, cancelled = np.random.default_rng(0), 0
+    trajectory = loop.start(dmf.Gaussian(product_scale=1e-2), seed=0)
+    while trajectory.step < 40:
+        trajectory.cancel[0] = 0
+        timer = threading.Timer(rng.uniform(0.0, 0.005), trajectory.cancel.fill, [1])
+        timer.start()
+        event = trajectory.advance(40 - trajectory.step)
+        timer.join()
+        cancelled += event == Event.CANCELLED
+        if rng.random() < 0.3:
+            kept = {name: array.copy() for name, array in trajectory.memory().items()}
+            trajectory = loop.engine.resume(trajectory.factors(), kept, trajectory.evaluations)
+    assert cancelled > 5
+    assert all(map(np.array_equal, trajectory.factors(), undisturbed.factors()))
+    assert (trajectory.loss, trajectory.time) == (undisturbed.loss, undisturbed.time)
+    assert trajectory.details() == undisturbed.details()
+    assert trajectory.evaluations == undisturbed.evaluations
 
 
 def test_the_loss_never_rises_and_balance_is_kept():
