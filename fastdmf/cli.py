@@ -81,7 +81,7 @@ def _option(name: str) -> str:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where the figure goes.")] = Path("fastdmf-demo.png"),
-    seed: Annotated[int, typer.Option(help="Seed of the problem; the starts use the next one.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the problem and of the starts.")] = 0,
     depths: Annotated[str, typer.Option(metavar="N,N,…", help="Numbers of factors.")] = "2,3,4",
     progress: Annotated[bool | None, typer.Option(help="Show progress; by default on a terminal.")] = None,
 ) -> None:

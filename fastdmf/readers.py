@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastdmf._checks import Array, matrix_shape, one_of, positive
+from fastdmf._checks import Array, generator, matrix_shape, one_of, positive
 from fastdmf.problems import Completion
 from fastdmf.problems.base import LOSS_SCALES
 
@@ -76,12 +76,13 @@ def read_completion(
         raise ValueError(f"test_fraction must be below 1, not {test_fraction!r}")
     if shape is not None:
         shape = matrix_shape("shape", shape)
+    rng = generator(seed)
     entries = read(path, shape)
     observed, test = entries.observed, entries.test
     if test_fraction > 0:
         if test is not None:
             raise ValueError(f"{path} holds its own test entries: leave out the test fraction")
-        observed, test = _hold_out(path, observed, test_fraction, seed)
+        observed, test = _hold_out(path, observed, test_fraction, rng)
     try:
         return Completion(*observed, entries.shape, truth=entries.truth, test=test, loss=loss)
     except (ValueError, TypeError) as error:
@@ -101,7 +102,9 @@ class _Entries:
     truth: Array | None = None
 
 
-def _hold_out(path: Path, entries: Triplets, fraction: float, seed: int | None) -> tuple[Triplets, Triplets]:
+def _hold_out(
+    path: Path, entries: Triplets, fraction: float, rng: np.random.Generator
+) -> tuple[Triplets, Triplets]:
     """The entries that remain observed and those that do not, both in the order of the file."""
     size = entries[2].size
     held_out = round(fraction * size)
@@ -110,7 +113,7 @@ def _hold_out(path: Path, entries: Triplets, fraction: float, seed: int | None) 
             f"{path}: the test fraction {fraction} of {size} entries is {held_out}; hold out at least one "
             "and leave at least one"
         )
-    drawn = np.random.default_rng(seed).permutation(size)
+    drawn = rng.permutation(size)
     unseen, seen = np.sort(drawn[:held_out]), np.sort(drawn[held_out:])
     rows, cols, values = entries
     return (rows[seen], cols[seen], values[seen]), (rows[unseen], cols[unseen], values[unseen])
