@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from fastdmf import cli_experiments
+from fastdmf._checks import output_file
 from fastdmf.checkpoint import Checkpoint
 from fastdmf.console import refusals, shows
 from fastdmf.factorizations import Factorization, Product, Symmetric
@@ -383,10 +384,8 @@ def _check_files(data: Path | None, written: Mapping[str, Path | None]) -> None:
     for option, path in written.items():
         if path is None:
             continue
-        if path.is_dir():
-            raise ValueError(f"{option} {path} is a folder: name a file")
-        if not path.parent.is_dir():
-            raise ValueError(f"{option} {path} cannot be written: there is no folder {path.parent}")
+        if option != "--checkpoint":  # which is written only if the run is not finished, and checks itself
+            output_file(option, path)
         other = seen.setdefault(path.resolve(), option)
         if other != option:
             raise ValueError(f"{other} and {option} are the same file, {path}: name another")

@@ -4,7 +4,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,15 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Another path to write to: its file takes the place of ``path`` when it is whole and on the disk."""
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    yield partial
-    with open(partial, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):  # half a file would fill what is full already
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def read(path: str | os.PathLike[str], kind: str, version: int) -> tuple[dict[str, Any], dict[str, Array]]:

@@ -1,5 +1,8 @@
 """The gradient flow: its integrators, points inside steps, and what a run makes of them."""
 
+import os
+import signal
+
 import numba
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ import fastdmf as dmf
 from fastdmf.backends import Event, bind, bind_objective
 from fastdmf.backends.cpu_memory import Matrices
 from fastdmf.backends.cpu_objective import NEVER, Scratch
+from fastdmf.choices import Choices
 from fastdmf.kernels.cpu.flow import IS_STIFF
 from fastdmf.kernels.cpu.hessian import hessian_times
 from fastdmf.kernels.cpu.stepping import forward
@@ -330,6 +334,28 @@ def test_check_reports_the_change_and_warns():
     sensitive = dmf.Completion.random(rank=10, observed=2000, seed=0)
     with pytest.warns(UserWarning, match="seed 1 is sensitive: with rtol=0.0001 its product differs by"):
         flow(sensitive, dmf.GradientFlow(check=True), depth=4)
+
+
+def test_an_interrupted_check_says_so_and_is_made_up_for(tmp_path, monkeypatch):
+    optimizer, path = dmf.GradientFlow(check=True), tmp_path / "run.npz"
+    whole = flow(small(), optimizer, depth=2)
+    loop = Choices.loop
+
+    def interrupted(choices, threads):
+        if not getattr(choices.optimizer, "check", False):
+            os.kill(os.getpid(), signal.SIGINT)  # the flow with a tenth of the tolerance is about to begin
+        return loop(choices, threads)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Choices, "loop", interrupted)
+        half = flow(small(), optimizer, depth=2, checkpoint=path)
+    assert str(half.status) == "interrupted"
+    assert "change" not in half.details
+    assert half.loss == whole.loss
+    again = flow(small(), optimizer, depth=2, checkpoint=path)
+    assert again.status == whole.status
+    assert again.details["change"] == whole.details["change"]
+    assert again.trace.identical(whole.trace)
 
 
 def test_evaluations_are_all_counted():

@@ -798,8 +798,8 @@ def test_a_cell_costs_less_than_a_millisecond(tmp_path):
             ValueError,
             "give workers and backend, or executor",
         ),
-        ({"path": ROOT}, ValueError, "this is a folder"),
-        ({"path": ROOT / "nowhere" / "x.nc"}, ValueError, "folder of the sweep's file does not exist"),
+        ({"path": ROOT}, ValueError, "is a folder: name a file"),
+        ({"path": ROOT / "nowhere" / "x.nc"}, ValueError, "the sweep's file .* there is no folder"),
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(arguments, error, said):
