@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fastdmf import storage
 from fastdmf._checks import Array, output_file, positive
@@ -50,20 +50,17 @@ class Saved:
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the file."""
         header, arrays = self.result.pack()
-        header |= {
-            "kind": "checkpoint",
-            "format": FORMAT,
-            "finished": self.finished,
-            "plain": dict(self.plain),
-        }
-        storage.write(path, header, arrays | {f"memory_{name}": x for name, x in self.memory.items()})
+        header |= {"finished": self.finished, "plain": dict(self.plain)}
+        arrays |= {f"memory_{name}": x for name, x in self.memory.items()}
+        storage.write(path, "checkpoint", FORMAT, header, arrays)
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> "Saved | None":
+    def read(cls, path: str | os.PathLike[str]) -> Self | None:
         """Read the file; None if there is none, ValueError if it is no checkpoint."""
-        if not Path(path).exists():
-            return None
-        header, arrays = storage.read(path, "checkpoint", FORMAT)
+        return storage.read(path, "checkpoint", FORMAT, cls._unpack) if Path(path).exists() else None
+
+    @classmethod
+    def _unpack(cls, header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Self:
         memory = {name.removeprefix("memory_"): x for name, x in arrays.items() if name.startswith("memory_")}
         return cls(Result.unpack(header, arrays), header["finished"], header["plain"], memory)
 

@@ -2,8 +2,6 @@
 
 import os
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 from fastdmf._checks import Array, generator, matrix_shape, one_of, positive
 from fastdmf.problems import Completion
 from fastdmf.problems.base import LOSS_SCALES
+from fastdmf.storage import plain_arrays
 
 Shape = tuple[int, int]
 PathLike = str | os.PathLike[str]
@@ -285,7 +284,7 @@ _NPZ_TEST = ("test_rows", "test_cols", "test_values")
 
 
 def _read_npz(path: Path, shape: Shape | None) -> _Entries:
-    arrays = _npz_arrays(path)
+    arrays = plain_arrays(path, "an NPZ file of plain arrays, as numpy.savez writes it")
     known = (*_NPZ_REQUIRED, "shape", "truth", *_NPZ_TEST)
     missing = [name for name in _NPZ_REQUIRED if name not in arrays]
     unknown = [name for name in arrays if name not in known]
@@ -303,19 +302,6 @@ def _read_npz(path: Path, shape: Shape | None) -> _Entries:
     observed = (arrays["rows"], arrays["cols"], arrays["values"])
     shape = own or shape or (_extent(arrays, "rows"), _extent(arrays, "cols"))
     return _Entries(observed, shape, test, truth)
-
-
-def _npz_arrays(path: Path) -> dict[str, Array]:
-    try:
-        with open(path, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise ValueError("it holds a single array without a name")
-            return {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError) as error:
-        raise ValueError(
-            f"{path} is not an NPZ file of plain arrays: {error}; write it with numpy.savez"
-        ) from None
 
 
 def _npz_shape(path: Path, arrays: dict[str, Array]) -> Shape | None:

@@ -277,6 +277,11 @@ def test_files_that_are_no_checkpoints_are_refused(finished, tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=name):
             dmf.run(PROBLEM, checkpoint=tmp_path / name, **choices_of("momentum"))
+    with np.load(path) as file:
+        some = {name: array for name, array in file.items() if not name.startswith("factor")}
+    np.savez(tmp_path / "factorless.npz", **some)
+    with pytest.raises(ValueError, match=r"factorless.npz is not a whole fastdmf checkpoint"):
+        dmf.run(PROBLEM, checkpoint=tmp_path / "factorless.npz", **choices_of("momentum"))
     result.save(tmp_path / "result")
     with pytest.raises(ValueError, match="a fastdmf result, not a checkpoint"):
         dmf.run(PROBLEM, checkpoint=tmp_path / "result", **choices_of("momentum"))
