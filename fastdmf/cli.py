@@ -118,7 +118,7 @@ def run(
         int | None, typer.Option(help="Seed of that draw; 0 by default.", rich_help_panel="Problem")
     ] = None,
     loss: Annotated[
-        str, typer.Option(metavar="mean|half_sum|half_mean", help="Its scale.", rich_help_panel="Problem")
+        str, typer.Option(metavar="mean|half_sum|half_mean", help="Normalization.", rich_help_panel="Problem")
     ] = "mean",
     depth: Annotated[
         int | None, typer.Option(help="Number of factors; 2 by default.", rich_help_panel="Factorization")
