@@ -101,7 +101,8 @@ class Choices:
 
     def fresh_seed(self) -> int | None:
         """A seed from fresh entropy; None where the start draws nothing."""
-        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) if self.init.is_random else None
+        # Below 2⁵³: tables of many runs may hold seeds as floats.
+        return int(np.random.default_rng().integers(1 << 53)) if self.init.is_random else None
 
 
 _KINDS = {

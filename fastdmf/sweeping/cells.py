@@ -12,7 +12,8 @@ from time import perf_counter
 from typing import Any, Self
 
 from fastdmf.interrupt import Interruption
-from fastdmf.sweeping.variables import Variable, variables_of, writable
+from fastdmf.sweeping.grid import writable
+from fastdmf.sweeping.variables import Variable, variables_of
 
 Trial = Callable[..., Any]
 
@@ -89,7 +90,7 @@ def _compute(trial: Trial, arguments: Mapping[str, Any]) -> str:
 
 def reason(error: BaseException) -> str:
     """What was raised, in one line."""
-    return writable(f"{type(error).__name__}: {error}")
+    return writable(" ".join(f"{type(error).__name__}: {error}".splitlines()))
 
 
 def _place(error: BaseException) -> str:
