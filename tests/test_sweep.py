@@ -317,7 +317,7 @@ def test_a_failed_cell_says_why_and_others_go_on():
     np.testing.assert_array_equal(ds.total, [[0, 10], [np.nan, np.nan], [2, 12]])
     assert ds.cell_status.values.tolist() == [["done"] * 2, ["failed"] * 2, ["done"] * 2]
     line = trial.__code__.co_firstlineno + 2
-    assert ds.cell_error.values[1, 0] == f"LookupError: no such thing (test_sweep.py, line {line})"
+    assert ds.cell_error.values[1, 0] == f"LookupError: no such thing (trial, line {line})"
 
 
 def test_reasons_that_no_file_can_hold_are_escaped(tmp_path):

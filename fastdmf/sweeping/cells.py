@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from time import perf_counter
 from typing import Any, Self
 
@@ -94,6 +93,6 @@ def reason(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """The line of the trial, which this module called."""
+    """The line of the trial, which this module called; its file is not known in other processes."""
     inside = traceback.extract_tb(error.__traceback__)[1:]
-    return f" ({Path(inside[0].filename).name}, line {inside[0].lineno})" if inside else ""
+    return f" ({inside[0].name}, line {inside[0].lineno})" if inside else ""
