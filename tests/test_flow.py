@@ -326,6 +326,22 @@ def test_it_says_when_it_rests(dtype):
     assert result.loss == pytest.approx(1 / 6, rel=1e-6)
 
 
+def test_where_the_loss_is_zero_it_rests_however_it_is_cut_or_watched():
+    problem, optimizer = dmf.Completion.random((15, 15), 2, 200), dmf.GradientFlow(1e-5, "dopri5")
+    init, limit = dmf.Gaussian(0.05), dmf.MaxSteps(60)
+    start = {"depth": 1, "init": init, "seed": 5}
+    whole = flow(problem, optimizer, stop=limit, **start)
+    assert (str(whole.status), whole.loss) == ("stalled", 0.0)
+    # The gradient's norm is found at every step for a condition, which a flow of 60 steps never meets.
+    watched = flow(problem, optimizer, stop=limit | dmf.GradientBelow(1.0) & dmf.Stalled(100), **start)
+    loop = dmf.Loop(problem, dmf.Product(1), optimizer)
+    cut = loop.init(init, seed=5)
+    for _ in range(60):
+        cut = loop.advance(cut, steps=1)
+    for other, steps in ((watched, watched.steps), (cut, cut.step)):
+        assert (steps, other.time, other.evaluations) == (whole.steps, whole.time, whole.evaluations)
+
+
 def test_check_reports_the_change_and_warns():
     result = flow(small(), dmf.GradientFlow(rtol=1e-4, check=True), depth=2)
     finer = flow(small(), dmf.GradientFlow(rtol=1e-5), depth=2)
