@@ -179,6 +179,15 @@ def _go_to_end(scalars):
 
 
 @kernel
+def _is_over(scalars):
+    """Whether nothing moves: the loss is zero, or the gradient at the start.
+
+    Later the gradient's norm may be known or not, as a run is cut or watched, which must not change its path.
+    """
+    return scalars[END_LOSS] == 0.0 or (scalars[STEPS] == 0.0 and scalars[GRADIENT_SQUARED] == 0.0)
+
+
+@kernel
 def _rests(flow, scalars, like):
     """Whether the last step did no more than rounding does in all its stages, to factors and loss."""
     if scalars[END_LOSS] < 0.999 * scalars[START_LOSS]:
@@ -261,7 +270,7 @@ def flow_on(
         return 0, ALL_STEPS
     taken, rejections = 0, 0
     while taken < steps:
-        if scalars[GRADIENT_SQUARED] == 0.0 or rejections > _MOST_REJECTIONS:
+        if _is_over(scalars) or rejections > _MOST_REJECTIONS:
             return taken, STUCK
         copy_into(flow.before, scalars)
         attempt(integrator, flow, model, support, operator, scalars, cancel)
