@@ -11,7 +11,7 @@ from fastdmf.backends.layout import aligned_empty, blocks_of, compressed_rows, r
 from fastdmf.backends.tiles import blocks_support, tiling_of
 from fastdmf.kernels.cpu.blocked import Blocks
 from fastdmf.kernels.cpu.completion import Entries, Pattern
-from fastdmf.kernels.cpu.dense_rows import ROWS
+from fastdmf.kernels.cpu.dense_rows import MOST_ROWS, ROWS
 from fastdmf.kernels.cpu.sensing import DenseRows, SparseRows
 from fastdmf.kernels.cpu.tables import VECTOR_BYTES
 from fastdmf.kernels.cpu.whole import Masked, Whole
@@ -130,7 +130,7 @@ def work_of(operator: Any, dtype: np.dtype) -> Array:
     if not isinstance(operator, DenseRows):
         return np.empty(0, dtype)
     lanes = VECTOR_BYTES // dtype.itemsize
-    slot = whole_vectors(operator.a.shape[1], lanes) + ROWS * lanes
+    slot = whole_vectors(operator.a.shape[1], lanes) + MOST_ROWS * lanes
     return aligned_empty((operator.slots * slot,), dtype)
 
 
