@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 
 import numba
 import numpy as np
@@ -242,6 +244,55 @@ def test_cancelled_inside_a_step_it_stays_there(level):
             trajectory.advance(10_000, [(1e-6, np.inf)])
         ends.append(trajectory.state())
     assert all(map(np.array_equal, ends[0].factors, ends[1].factors))
+
+
+@pytest.mark.parametrize("is_taken_up_again", [False, True])
+@pytest.mark.parametrize("levels", [np.empty(0), np.logspace(0, -5, 60)], ids=["steps", "levels"])
+def test_cancelled_at_any_moment_it_goes_on_to_the_bit(levels, is_taken_up_again):
+    """In a step, while the Hessian's spectral radius is looked for, or a point inside a step."""
+    problem, steps = dmf.Completion.random(observed=2000, seed=0), 100
+    engine = bind(problem, dmf.Product(2), dmf.GradientFlow())
+    init = dmf.Gaussian(0.01).draw(dmf.Product(2), problem.shape, np.random.default_rng(5))
+
+    def course(gaps):
+        moving, points, cuts, over = [engine.start(init)], [], 0, threading.Event()
+
+        def cut():
+            for gap in gaps:
+                if over.wait(gap):
+                    return
+                moving[0].cancel[0] = 1
+
+        cutter = threading.Thread(target=cut)
+        cutter.start()
+        while (trajectory := moving[0]).step < steps or not trajectory.is_at_step:
+            halts = [(level, np.inf) for level in levels if level < trajectory.loss][:1]
+            event = trajectory.advance(max(steps - trajectory.step, 1), halts)
+            if event is Event.HALTED:
+                points.append((trajectory.step, trajectory.time, trajectory.loss))
+            if event is not Event.CANCELLED:
+                continue
+            cuts += 1
+            trajectory.cancel[0] = 0
+            if is_taken_up_again:
+                state = trajectory.state()
+                moving[0] = engine.resume(state.factors, state.memory, state.evaluations)
+        over.set()
+        cutter.join()
+        return moving[0].state(), points, cuts
+
+    course(())  # compiles
+    begin = time.perf_counter()
+    whole, expected, _ = course(())
+    seconds = time.perf_counter() - begin
+    all_cuts = 0
+    for seed in range(4):
+        end, points, cuts = course(np.random.default_rng(seed).random(20) * 0.08 * seconds)
+        all_cuts += cuts
+        assert points == expected
+        assert all(map(np.array_equal, end.factors, whole.factors))
+        assert end.evaluations == whole.evaluations
+    assert all_cuts > 10
 
 
 def test_the_loss_never_rises_and_balance_is_kept():

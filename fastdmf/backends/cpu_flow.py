@@ -18,8 +18,8 @@ from fastdmf.kernels.cpu.flowing import flow_on
 from fastdmf.kernels.cpu.verbs import Bound
 from fastdmf.optimizers import GradientFlow
 
-#: Sets of matrices: point and gradient, before and after a step, and the gradients at the stages between.
-_SETS = 4 + dormand_prince.STAGES - 2
+#: Sets of matrices: those with roles of their own, and the gradients at the stages inside a step.
+_SETS = flow.STAGE + dormand_prince.STAGES - 2
 
 
 class FlowTrajectory(CpuTrajectory):
@@ -44,7 +44,7 @@ class FlowTrajectory(CpuTrajectory):
         self._sets = [Matrices.empty(layout.shapes, dtype, layout.lanes) for _ in range(_SETS)]
         tables = np.stack([matrices.table for matrices in self._sets])
         self._flow = Flow(tables, np.arange(_SETS), float(optimizer.rtol), float(optimizer.plateau_factor))
-        self._direction = self._first_direction(memory)
+        self._set_direction(memory)
         self._integrator = self._bind_integrator(optimizer.method)
         inside = not self.is_at_step and bool(memory)
         if inside:
@@ -53,10 +53,7 @@ class FlowTrajectory(CpuTrajectory):
             self._place(flow.SHOWN, factors)
         else:
             self._place(flow.POINT, factors)
-        counted = self._scalars[flow.EVALUATIONS]
-        self._call(False, 0, (), np.inf, NEVER)
-        if memory:  # to be taken up again is no part of the path
-            self._scalars[flow.EVALUATIONS] = counted
+        self._evaluate(is_counted=not memory)
         self.evaluations = evaluations
         self.diverged = not np.isfinite(self.loss)
 
@@ -68,16 +65,13 @@ class FlowTrajectory(CpuTrajectory):
     def _set(self, role: int) -> Matrices:
         return self._sets[self._flow.roles[role]]
 
-    def _first_direction(self, memory: Mapping[str, Array]) -> Matrices:
+    def _set_direction(self, memory: Mapping[str, Array]) -> None:
         """Where power iteration starts: as it was left, or a direction that is the same for every run."""
-        layout, dtype = self.objective.layout, self.objective.dtype
-        direction = Matrices.empty(layout.shapes, dtype, layout.lanes)
         rng = np.random.default_rng(0)
-        entries = sum(rows * cols for rows, cols in layout.shapes)
-        for j, v in enumerate(direction.arrays):
+        entries = sum(rows * cols for rows, cols in self.objective.layout.shapes)
+        for j, v in enumerate(self._set(flow.DIRECTION).arrays):
             kept = memory.get(f"direction_{j}")
             v[...] = rng.standard_normal(v.shape) / np.sqrt(entries) if kept is None else kept
-        return direction
 
     def _bind_integrator(self, method: str) -> Integrator:
         o, like = self.objective, np.empty(0, self.objective.dtype)
@@ -87,7 +81,7 @@ class FlowTrajectory(CpuTrajectory):
         if method == "rkc2":
             w_dot, polynomials = aligned_empty((o.entries,), o.dtype), np.zeros((2, MAX_STAGES + 1))
             linear = o.bind_operator(w_dot, linear=True)
-            kind = Chebyshev(integrator, self._direction.table, w_dot, linear, polynomials)
+            kind = Chebyshev(integrator, w_dot, linear, polynomials)
             stabilized = Bound(kind, o.dtype)
             self._methods.append(stabilized)
             integrator = Integrator(stabilized.address("attempt"), stabilized.at, like)
@@ -126,17 +120,28 @@ class FlowTrajectory(CpuTrajectory):
         self.evaluations = int(self._scalars[flow.EVALUATIONS] + 2 * self._scalars[flow.PRODUCTS])
         return Event(event)
 
+    def _evaluate(self, is_counted: bool) -> None:
+        """Evaluate the point; to be taken up again is no part of the path, and is not counted."""
+        counted = self._scalars[flow.EVALUATIONS]
+        self._call(False, 0, (), np.inf, NEVER)
+        if not is_counted:
+            self._scalars[flow.EVALUATIONS] = counted
+        self._is_evaluated = True
+
     def advance(self, steps: int, halts: Halts = (), until: float = np.inf) -> Event:
         """Take up to ``steps`` accepted steps."""
         self.prepare()
+        if not self._is_evaluated:
+            self._evaluate(is_counted=False)
         event = self._call(True, steps, halts, until, self._cancels)
+        self._is_evaluated = event is not Event.CANCELLED
         self.stuck = event is Event.STUCK
         return event
 
     def memory(self) -> dict[str, Array]:
         """The flow's memory: views that the next advance overwrites."""
         memory = {"scalars": self._scalars}
-        memory |= {f"direction_{j}": v for j, v in enumerate(self._direction.arrays)}
+        memory |= {f"direction_{j}": v for j, v in enumerate(self._set(flow.DIRECTION).arrays)}
         if not self.is_at_step:
             outward = self.objective.layout.outward
             memory |= {f"end_{j}": w for j, w in enumerate(outward(self._set(flow.POINT).arrays, self._rest))}

@@ -14,12 +14,14 @@ import numpy as np
 
 from fastdmf.kernels.cpu.compilation import compile_apart, kernel
 from fastdmf.kernels.cpu.flow import (
+    DIRECTION,
     ERROR,
     EVALUATIONS,
     GRADIENT,
     IS_CURRENT,
     IS_STIFF,
     LAST_ERROR,
+    NEW_DIRECTION,
     NEW_GRADIENT,
     NEW_LOSS,
     NEW_POINT,
@@ -44,7 +46,7 @@ from fastdmf.kernels.cpu.flow import (
 )
 from fastdmf.kernels.cpu.hessian import spectral_radius
 from fastdmf.kernels.cpu.stepping import forward
-from fastdmf.kernels.cpu.tables import flat, is_set
+from fastdmf.kernels.cpu.tables import copy_into, flat, is_set
 from fastdmf.kernels.cpu.verbs import Operator, implements, pull_back, step_back
 
 #: Damping ε of the stability polynomials, and h ρ ≤ (s² − 1) / STRETCH where they are stable.
@@ -59,12 +61,11 @@ MAX_STAGES = 200
 class Chebyshev(NamedTuple):
     """The method for explicit steps, and scratch memory.
 
-    ``direction`` is that of power iteration, ``w_dot`` (S,) and ``linear``, the operator with y = 0, are for
-    products with the Hessian, and ``polynomials`` (2, MAX_STAGES + 1) for those of Chebyshev.
+    ``w_dot`` (S,) and ``linear``, the operator with y = 0, are for products with the Hessian, and
+    ``polynomials`` (2, MAX_STAGES + 1) for those of Chebyshev.
     """
 
     explicit: Integrator
-    direction: np.ndarray
     w_dot: np.ndarray
     linear: Operator
     polynomials: np.ndarray
@@ -76,8 +77,11 @@ def _find_radius(method, flow, model, support, operator, scalars, cancel):
     if scalars[IS_CURRENT] == 0.0:
         forward(model, support, operator, set_of(flow, POINT), cancel)
         scalars[EVALUATIONS] += 1.0
+    direction = set_of(flow, NEW_DIRECTION)
+    for j in range(direction.shape[0]):
+        copy_into(flat(direction, j, model.w), flat(set_of(flow, DIRECTION), j, model.w))
     radius, products = spectral_radius(
-        model, support, method.linear, set_of(flow, POINT), method.direction, set_of(flow, STAGE),
+        model, support, method.linear, set_of(flow, POINT), direction, set_of(flow, STAGE),
         method.w_dot, scalars[RADIUS] / _SAFETY, cancel,
     )  # fmt: skip
     scalars[RADIUS], scalars[RADIUS_AGE] = _SAFETY * radius, 0.0
@@ -238,6 +242,8 @@ def _attempt(at, flow, model, support, operator, scalars, cancel):
         refresh = OLD if is_on_plateau(scalars) else _REFRESH_EXPLICIT
     if scalars[RADIUS_AGE] >= refresh:
         _find_radius(method, flow, model, support, operator, scalars, cancel)
+        if is_set(cancel):
+            return
     if scalars[IS_STIFF] == 0.0 and scalars[STEP_SIZE] * scalars[RADIUS] > _EXPLICIT_LIMIT:
         scalars[IS_STIFF], scalars[LAST_ERROR] = 1.0, 1.0
     scalars[RADIUS_AGE] += 1.0

@@ -15,9 +15,9 @@ from fastdmf.kernels.cpu.stepping import SLOTS as _SLOTS_OF_STEPS
 from fastdmf.kernels.cpu.stepping import forward
 from fastdmf.kernels.cpu.verbs import FLAGS, SUPPORT, Model, Operator, declare, pull_back
 
-# Roles: where the flow is, where its step leads (afterwards: came from), and memory for stages.  Between
-# steps, the first of these shows a point inside the last step.
-POINT, GRADIENT, NEW_POINT, NEW_GRADIENT, STAGE = range(5)
+# Roles: where the flow is, where its step leads (afterwards: came from), where power iteration begins and
+# where it led, and memory for stages.  Between steps, the first of these shows a point inside the last step.
+POINT, GRADIENT, NEW_POINT, NEW_GRADIENT, DIRECTION, NEW_DIRECTION, STAGE = range(7)
 SHOWN = STAGE
 
 # Slots of scalars, beside those of every trajectory.  The next step size, the error of the last step in units
@@ -72,7 +72,8 @@ def _attempt_signature(t):
 
 
 #: attempt(integrator, flow, model, support, operator, scalars, cancel): try a step of the size in
-#: ``scalars``, and leave there its error in units of the tolerance and the loss at the new point.
+#: ``scalars``, and leave there its error in units of the tolerance and the loss at the new point.  The sets
+#: POINT, GRADIENT and DIRECTION stay as they are, so that an attempt can be made again from old scalars.
 attempt = declare("attempt", _attempt_signature)
 
 

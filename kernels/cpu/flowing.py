@@ -9,6 +9,7 @@ import numpy as np
 
 from fastdmf.kernels.cpu.compilation import compile_apart, entry_point, kernel
 from fastdmf.kernels.cpu.flow import (
+    DIRECTION,
     END_LOSS,
     END_TIME,
     ERROR,
@@ -19,11 +20,13 @@ from fastdmf.kernels.cpu.flow import (
     IS_CURRENT,
     IS_STIFF,
     LAST_ERROR,
+    NEW_DIRECTION,
     NEW_GRADIENT,
     NEW_LOSS,
     NEW_POINT,
     OLD,
     POINT,
+    PRODUCTS,
     RADIUS_AGE,
     REJECTED,
     SEGMENT,
@@ -156,16 +159,21 @@ def _halt_inside(flow, model, support, operator, loss_below, gradient_below, unt
     is_inside = scalars[FRACTION] < 1.0
     current = scalars[LOSS] if is_inside else scalars[START_LOSS]
     now = scalars[TIME] if is_inside else scalars[END_TIME] - scalars[SEGMENT]
-    fraction = 2.0
+    counted, fraction = scalars[EVALUATIONS], 2.0
     level = _next_level(loss_below, gradient_below, current, scalars[END_LOSS])
     if level > 0.0:
         fraction = _crossing(flow, model, support, operator, level, scalars, cancel)
     if now < until < scalars[END_TIME]:
         fraction = min(fraction, 1.0 - (scalars[END_TIME] - until) / scalars[SEGMENT])
-    if not fraction < 1.0 or is_set(cancel):
+    loss = np.nan
+    if fraction < 1.0:
+        loss = _loss_inside(flow, model, support, operator, fraction, scalars, cancel)
+    if is_set(cancel):  # this begins again
+        scalars[EVALUATIONS] = counted
         return False
-    scalars[LOSS] = _loss_inside(flow, model, support, operator, fraction, scalars, cancel)
-    scalars[FRACTION] = fraction
+    if not fraction < 1.0:
+        return False
+    scalars[LOSS], scalars[FRACTION] = loss, fraction
     is_at_time = now < until and fraction == 1.0 - (scalars[END_TIME] - until) / scalars[SEGMENT]
     scalars[TIME] = until if is_at_time else scalars[END_TIME] - (1.0 - fraction) * scalars[SEGMENT]
     return True
@@ -249,7 +257,8 @@ def flow_on(
     The flow halts where the loss crosses a level of its own (an infinite ``gradient_below[c]``), at the end
     of the first step that meets a pair of thresholds, and at the time ``until``.  From a point inside a
     step it goes to the next halt in that step, or to its end: no step is taken then.  Without ``norms`` the
-    gradient's norm is not found, and the square of it is left as −1.
+    gradient's norm is not found, and the square of it is left as −1.  A cancelled call leaves the flow where
+    an earlier step, or a halt in it, has led; W is not that of the point then: it is to be evaluated again.
 
     Returns
     -------
@@ -257,11 +266,13 @@ def flow_on(
     """
     like = model.w
     if not is_evaluated:
-        _begin(flow, model, support, operator, scalars, cancel)
-        if scalars[FRACTION] < 1.0:  # taken up again inside a step: where that began is evaluated as well
+        # Taken up again inside a step: where that began is evaluated as well, and first, for W is to be that
+        # of the step's end.
+        if scalars[STEP_SIZE] > 0.0 and scalars[FRACTION] < 1.0:
             evaluate(
                 model, support, operator, set_of(flow, NEW_POINT), set_of(flow, NEW_GRADIENT), scalars, cancel
             )
+        _begin(flow, model, support, operator, scalars, cancel)
     if scalars[FRACTION] < 1.0 and steps > 0:
         if _halt_inside(flow, model, support, operator, loss_below, gradient_below, until, scalars, cancel):
             return 0, HALTED
@@ -274,9 +285,13 @@ def flow_on(
     while taken < steps:
         if _is_over(scalars) or rejections > _MOST_REJECTIONS:
             return taken, STUCK
+        before = scalars.copy()
         attempt(integrator, flow, model, support, operator, scalars, cancel)
-        if is_set(cancel):
+        if is_set(cancel):  # as if it had not been made
+            scalars[:] = before
             return taken, CANCELLED
+        if scalars[PRODUCTS] > before[PRODUCTS]:
+            swap(flow, DIRECTION, NEW_DIRECTION)
         h, error, loss = scalars[STEP_SIZE], scalars[ERROR], scalars[NEW_LOSS]
         is_accepted = error <= 1.0 and not _rises(loss, scalars[END_LOSS], like)
         _resize(scalars, error, order_of(scalars), is_accepted)
