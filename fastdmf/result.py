@@ -30,6 +30,8 @@ class Result:
     ----------
     factors : list of ndarray
         [W_1, …, W_N] with W = W_N ⋯ W_1, or [U].
+    factorization : Product or Symmetric
+        What the factors stand for.
     loss : float
         Loss at the end, in the problem's normalization.
     test_error : float
