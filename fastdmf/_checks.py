@@ -2,7 +2,9 @@
 
 import math
 import operator
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,6 +104,20 @@ def one_of(name: str, value: object, choices: Sequence[str]) -> str:
 def generator(seed: object) -> np.random.Generator:
     """A generator from a non-negative integer, or from fresh entropy for None."""
     return np.random.default_rng(None if seed is None else count("seed", seed, least=0))
+
+
+def output_file(name: str, path: str | os.PathLike[str]) -> Path:
+    """``path`` as that of a file that can be written, as far as can be told before it is."""
+    file = Path(path)
+    if file.is_dir():
+        raise ValueError(f"{name} {file} is a folder: name a file")
+    if not file.parent.is_dir():
+        raise ValueError(f"{name} {file} cannot be written: there is no folder {file.parent}")
+    if not os.access(file.parent, os.W_OK):
+        raise ValueError(
+            f"{name} {file} cannot be written: nothing may be written to the folder {file.parent}"
+        )
+    return file
 
 
 def items(name: str, value: Any) -> tuple[Any, ...]:

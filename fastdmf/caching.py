@@ -108,8 +108,12 @@ class _Cached(Generic[P, T]):
 def _read(path: Path) -> tuple[Any] | None:
     """The value in a file; None if there is no file, or none that this Python can read."""
     try:
-        return pickle.loads(path.read_bytes())
-    except (FileNotFoundError, pickle.UnpicklingError, EOFError, AttributeError, ImportError):
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        return pickle.loads(content)
+    except Exception:  # damaged pickles raise nearly anything
         return None
 
 

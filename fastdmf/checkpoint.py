@@ -4,10 +4,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fastdmf import storage
-from fastdmf._checks import Array, positive
+from fastdmf._checks import Array, output_file, positive
 from fastdmf.result import Result
 
 FORMAT = 2
@@ -23,7 +23,8 @@ class Checkpoint:
         The file, written beside and renamed.  If it exists, the run continues from it; it must come
         from the same problem and the same settings.
     every_seconds : float
-        Seconds between two saves; a run is also saved when it ends or is interrupted.
+        Seconds between two saves; a run is also saved when it ends or is interrupted.  A save that fails, as
+        on a full disk, is a warning: the run goes on and tries again.
     """
 
     path: str | os.PathLike[str]
@@ -33,11 +34,8 @@ class Checkpoint:
         positive("every_seconds", self.every_seconds)
         if not isinstance(self.path, str | os.PathLike):
             raise TypeError(f"checkpoint must be a path or a Checkpoint, not {self.path!r}")
-        if Path(self.path).is_dir():
-            raise ValueError(f"a checkpoint is a file, but this is a folder: {os.fspath(self.path)}")
-        parent = Path(self.path).parent
-        if not parent.is_dir():
-            raise ValueError(f"the folder of the checkpoint does not exist: {os.fspath(parent)}")
+        if not Path(self.path).is_file():  # that of a finished run may lie where nothing can be written
+            output_file("the checkpoint", self.path)
 
 
 @dataclass(frozen=True)
@@ -52,20 +50,17 @@ class Saved:
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the file."""
         header, arrays = self.result.pack()
-        header |= {
-            "kind": "checkpoint",
-            "format": FORMAT,
-            "finished": self.finished,
-            "plain": dict(self.plain),
-        }
-        storage.write(path, header, arrays | {f"memory_{name}": x for name, x in self.memory.items()})
+        header |= {"finished": self.finished, "plain": dict(self.plain)}
+        arrays |= {f"memory_{name}": x for name, x in self.memory.items()}
+        storage.write(path, "checkpoint", FORMAT, header, arrays)
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> "Saved | None":
+    def read(cls, path: str | os.PathLike[str]) -> Self | None:
         """Read the file; None if there is none, ValueError if it is no checkpoint."""
-        if not Path(path).exists():
-            return None
-        header, arrays = storage.read(path, "checkpoint", FORMAT)
+        return storage.read(path, "checkpoint", FORMAT, cls._unpack) if Path(path).exists() else None
+
+    @classmethod
+    def _unpack(cls, header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Self:
         memory = {name.removeprefix("memory_"): x for name, x in arrays.items() if name.startswith("memory_")}
         return cls(Result.unpack(header, arrays), header["finished"], header["plain"], memory)
 

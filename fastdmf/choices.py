@@ -96,11 +96,13 @@ class Choices:
 
     def usable(self, seed: int | None) -> int | None:
         """The seed as an integer; None where the start draws nothing, or none is given."""
-        return count("seed", seed, least=0) if seed is not None and self.init.is_random else None
+        number = None if seed is None else count("seed", seed, least=0)
+        return number if self.init.is_random else None
 
     def fresh_seed(self) -> int | None:
         """A seed from fresh entropy; None where the start draws nothing."""
-        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) if self.init.is_random else None
+        # Below 2⁵³: tables of many runs may hold seeds as floats.
+        return int(np.random.default_rng().integers(1 << 53)) if self.init.is_random else None
 
 
 _KINDS = {

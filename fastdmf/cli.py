@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from fastdmf import cli_experiments
+from fastdmf._checks import output_file
 from fastdmf.checkpoint import Checkpoint
 from fastdmf.console import refusals, shows
 from fastdmf.factorizations import Factorization, Product, Symmetric
@@ -81,7 +82,7 @@ def _option(name: str) -> str:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where the figure goes.")] = Path("fastdmf-demo.png"),
-    seed: Annotated[int, typer.Option(help="Seed of the problem; the starts use the next one.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the problem and of the starts.")] = 0,
     depths: Annotated[str, typer.Option(metavar="N,N,…", help="Numbers of factors.")] = "2,3,4",
     progress: Annotated[bool | None, typer.Option(help="Show progress; by default on a terminal.")] = None,
 ) -> None:
@@ -117,7 +118,7 @@ def run(
         int | None, typer.Option(help="Seed of that draw; 0 by default.", rich_help_panel="Problem")
     ] = None,
     loss: Annotated[
-        str, typer.Option(metavar="mean|half_sum|half_mean", help="Its scale.", rich_help_panel="Problem")
+        str, typer.Option(metavar="mean|half_sum|half_mean", help="Normalization.", rich_help_panel="Problem")
     ] = "mean",
     depth: Annotated[
         int | None, typer.Option(help="Number of factors; 2 by default.", rich_help_panel="Factorization")
@@ -383,10 +384,8 @@ def _check_files(data: Path | None, written: Mapping[str, Path | None]) -> None:
     for option, path in written.items():
         if path is None:
             continue
-        if path.is_dir():
-            raise ValueError(f"{option} {path} is a folder: name a file")
-        if not path.parent.is_dir():
-            raise ValueError(f"{option} {path} cannot be written: there is no folder {path.parent}")
+        if option != "--checkpoint":  # which is written only if the run is not finished, and checks itself
+            output_file(option, path)
         other = seen.setdefault(path.resolve(), option)
         if other != option:
             raise ValueError(f"{other} and {option} are the same file, {path}: name another")

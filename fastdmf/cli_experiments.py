@@ -55,7 +55,7 @@ def reproduce(
             typer.echo(f"fastdmf: {error}", err=True)
             raise typer.Exit(EXIT_FAILED) from None
         except KeyboardInterrupt as interruption:
-            typer.echo(f"fastdmf: {interruption or 'interrupted'}", err=True)
+            typer.echo(f"fastdmf: {str(interruption) or 'interrupted'}", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
     typer.echo(done.report)
     for path in done.files.values():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastdmf._checks import count
+from fastdmf._checks import count, generator
 from fastdmf.problems import Completion
 from fastdmf.problems.small import SmallProblems, small_sensing
 
@@ -54,12 +54,13 @@ def movielens_100k(
     observed = count("observed", observed)
     if observed > 100_000:
         raise ValueError(f"observed must be at most 100000, not {observed}")
+    rng = generator(seed)
     file = _locate(path)
     if hashlib.sha256(file.read_bytes()).hexdigest() != _ML_100K_SHA256:
         raise ValueError(f"{file} is not the u.data of MovieLens 100K: its SHA-256 differs")
     table = np.loadtxt(file, dtype=np.int64, usecols=(0, 1, 2))
     rows, cols, ratings = table[:, 0] - 1, table[:, 1] - 1, table[:, 2].astype(np.float64)
-    drawn = np.random.default_rng(seed).permutation(len(table))
+    drawn = rng.permutation(len(table))
     seen, unseen = drawn[:observed], drawn[observed:]
     test = (rows[unseen], cols[unseen], ratings[unseen]) if unseen.size else None
     return Completion(rows[seen], cols[seen], ratings[seen], (943, 1682), test=test, loss=loss)

@@ -37,7 +37,7 @@ class Stopper:
     def observe(self, trajectory: Trajectory) -> None:
         """Compare the loss with that of the last window, where a window of patience ends."""
         step = trajectory.step
-        if step == self._observed_step:
+        if step == self._observed_step or not trajectory.is_at_step:
             return
         self._observed_step = step
         for condition in self._stalled:

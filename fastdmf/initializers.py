@@ -155,10 +155,12 @@ class Balanced(Scaled):
 
     def draw(self, factorization: Factorization, shape: Shape, rng: np.random.Generator) -> list[Array]:
         if self.product is not None:
-            product = np.asarray(self.product)
+            given = np.asarray(self.product)
+            product = given.astype(np.float64)
             factors = split_evenly(product, factorization, shape)
             lost = np.linalg.norm(factorization.compose(factors) - product)
-            if lost > 1e-10 * np.linalg.norm(product):
+            roundoff = 1e-10 if given.dtype == np.float64 else 1e-5  # of a product multiplied out
+            if lost > roundoff * np.linalg.norm(product):
                 raise ValueError(
                     f"{factorization} cannot hold the given product: it is off by {lost:.3g} in Frobenius "
                     "norm; widen the factorization, or use FromProduct to truncate"
@@ -193,7 +195,7 @@ class FromProduct(Initializer):
         object.__setattr__(self, "matrix", real_array("matrix", self.matrix, ndim=2))
 
     def draw(self, factorization: Factorization, shape: Shape, rng: np.random.Generator) -> list[Array]:
-        return split_evenly(np.asarray(self.matrix), factorization, shape)
+        return split_evenly(np.asarray(self.matrix, dtype=np.float64), factorization, shape)
 
 
 @dataclass(frozen=True)

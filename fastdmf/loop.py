@@ -1,7 +1,8 @@
 """The iteration loop: trajectories, their values, and how long compiled code runs at a stretch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 
 import numpy as np
@@ -71,7 +72,12 @@ class Loop:
     ) -> None:
         self.problem, self.factorization, self.optimizer = problem, factorization, optimizer
         self.engine = backends.bind(problem, factorization, optimizer, dtype, device, threads)
-        self.dtype, self.threads = np.dtype(dtype), threads
+        self.dtype, self.device, self.threads = np.dtype(dtype), device, threads
+
+    def __reduce__(self) -> tuple[Callable[..., "Loop"], tuple[object, ...]]:
+        """Copies and other processes bind anew: compiled code is known by addresses in this process."""
+        bind = partial(Loop, dtype=self.dtype, device=self.device, threads=self.threads)
+        return bind, (self.problem, self.factorization, self.optimizer)
 
     def start(self, init: Initializer, seed: int | None) -> Trajectory:
         """A trajectory from a start drawn with ``seed``: what `run` moves in place."""

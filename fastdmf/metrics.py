@@ -99,8 +99,10 @@ def determinant(matrix: Array) -> float:
 
 
 def reconstruction_error(matrix: Array, truth: Array | None) -> float:
-    """‖W − truth‖_F / ‖truth‖_F, NaN without a truth."""
-    return float("nan") if truth is None else float(np.linalg.norm(matrix - truth) / np.linalg.norm(truth))
+    """‖W − truth‖_F / ‖truth‖_F, NaN without a truth or if it is zero."""
+    if truth is None or not truth.any():
+        return float("nan")
+    return float(np.linalg.norm(matrix - truth) / np.linalg.norm(truth))
 
 
 def entry(i: int, j: int) -> Callable[[Any], float]:

@@ -2,17 +2,16 @@
 
 import os
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fastdmf._checks import Array, matrix_shape, one_of, positive
+from fastdmf._checks import Array, generator, matrix_shape, one_of, positive
 from fastdmf.problems import Completion
 from fastdmf.problems.base import LOSS_SCALES
+from fastdmf.storage import plain_arrays
 
 Shape = tuple[int, int]
 PathLike = str | os.PathLike[str]
@@ -76,12 +75,13 @@ def read_completion(
         raise ValueError(f"test_fraction must be below 1, not {test_fraction!r}")
     if shape is not None:
         shape = matrix_shape("shape", shape)
+    rng = generator(seed)
     entries = read(path, shape)
     observed, test = entries.observed, entries.test
     if test_fraction > 0:
         if test is not None:
             raise ValueError(f"{path} holds its own test entries: leave out the test fraction")
-        observed, test = _hold_out(path, observed, test_fraction, seed)
+        observed, test = _hold_out(path, observed, test_fraction, rng)
     try:
         return Completion(*observed, entries.shape, truth=entries.truth, test=test, loss=loss)
     except (ValueError, TypeError) as error:
@@ -101,7 +101,9 @@ class _Entries:
     truth: Array | None = None
 
 
-def _hold_out(path: Path, entries: Triplets, fraction: float, seed: int | None) -> tuple[Triplets, Triplets]:
+def _hold_out(
+    path: Path, entries: Triplets, fraction: float, rng: np.random.Generator
+) -> tuple[Triplets, Triplets]:
     """The entries that remain observed and those that do not, both in the order of the file."""
     size = entries[2].size
     held_out = round(fraction * size)
@@ -110,7 +112,7 @@ def _hold_out(path: Path, entries: Triplets, fraction: float, seed: int | None) 
             f"{path}: the test fraction {fraction} of {size} entries is {held_out}; hold out at least one "
             "and leave at least one"
         )
-    drawn = np.random.default_rng(seed).permutation(size)
+    drawn = rng.permutation(size)
     unseen, seen = np.sort(drawn[:held_out]), np.sort(drawn[held_out:])
     rows, cols, values = entries
     return (rows[seen], cols[seen], values[seen]), (rows[unseen], cols[unseen], values[unseen])
@@ -282,7 +284,7 @@ _NPZ_TEST = ("test_rows", "test_cols", "test_values")
 
 
 def _read_npz(path: Path, shape: Shape | None) -> _Entries:
-    arrays = _npz_arrays(path)
+    arrays = plain_arrays(path, "an NPZ file of plain arrays, as numpy.savez writes it")
     known = (*_NPZ_REQUIRED, "shape", "truth", *_NPZ_TEST)
     missing = [name for name in _NPZ_REQUIRED if name not in arrays]
     unknown = [name for name in arrays if name not in known]
@@ -300,19 +302,6 @@ def _read_npz(path: Path, shape: Shape | None) -> _Entries:
     observed = (arrays["rows"], arrays["cols"], arrays["values"])
     shape = own or shape or (_extent(arrays, "rows"), _extent(arrays, "cols"))
     return _Entries(observed, shape, test, truth)
-
-
-def _npz_arrays(path: Path) -> dict[str, Array]:
-    try:
-        with open(path, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise ValueError("it holds a single array without a name")
-            return {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError) as error:
-        raise ValueError(
-            f"{path} is not an NPZ file of plain arrays: {error}; write it with numpy.savez"
-        ) from None
 
 
 def _npz_shape(path: Path, arrays: dict[str, Array]) -> Shape | None:

@@ -1,6 +1,7 @@
 """What is kept of a run, and when."""
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,7 +101,8 @@ class Record:
         if self.every is not None:
             upcoming.append((step // self.every + 1) * self.every)
         if self.at is not None:
-            upcoming.extend(s for s in self.at if s > step)
+            later = bisect_right(self.at, step)
+            upcoming.extend(self.at[later : later + 1])
         if self.per_decade is not None:
             upcoming.append(next(s for s in _log_spaced(step, self.per_decade) if s > step))
         return min(upcoming, default=None)

@@ -108,16 +108,12 @@ class Result:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one NPZ file, atomically; :meth:`load` reads it back bit by bit."""
         header, arrays = self.pack()
-        storage.write(path, {"kind": "result", "format": FORMAT, **header}, arrays)
+        storage.write(path, "result", FORMAT, header, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read a result; ValueError if the file is something else, or of another format version."""
-        header, arrays = storage.read(path, "result", FORMAT)
-        try:
-            return cls.unpack(header, arrays)
-        except (KeyError, IndexError) as error:
-            raise ValueError(f"{os.fspath(path)} is not a whole fastdmf result: {error} is missing") from None
+        return storage.read(path, "result", FORMAT, cls.unpack)
 
     def pack(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """A header of plain values and named arrays, from which :meth:`unpack` makes the same result."""

@@ -1,5 +1,6 @@
 """One run: a trajectory with everything that watches it."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -122,6 +123,10 @@ class Session:
         other = Session(choices.loop(self._loop.threads), choices, self._seed, self._interruption)
         other.begin()
         other.go()
+        if other.result.status is Status.INTERRUPTED:
+            self._save(finished=False)  # to be repeated when the run is taken up again
+            self.result = replace(self.result, status=Status.INTERRUPTED)
+            return
         product, finer_product = self.result.product, other.result.product
         change = float(np.linalg.norm(product - finer_product) / np.linalg.norm(finer_product))
         self.result = replace(self.result, details={**self.result.details, "change": change})
@@ -176,7 +181,15 @@ class Session:
             "times": self._recorder.times,
             "stopper": self._stopper.memory(),
         }
-        Saved(result, finished, plain, self.trajectory.memory()).write(self._checkpoint.path)
+        try:
+            Saved(result, finished, plain, self.trajectory.memory()).write(self._checkpoint.path)
+        except OSError as error:
+            warnings.warn(
+                f"the checkpoint {os.fspath(self._checkpoint.path)} could not be written ({error}): the run "
+                "goes on, but a crash would lose what came after the last one",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         self._next_save = perf_counter() + self._checkpoint.every_seconds
 
 

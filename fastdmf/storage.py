@@ -2,23 +2,31 @@
 
 import json
 import os
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from fastdmf._checks import Array
 
+T = TypeVar("T")
+
 _HEADER = "header"
 
 
-def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+def write(
+    path: str | os.PathLike[str],
+    kind: str,
+    version: int,
+    header: Mapping[str, Any],
+    arrays: Mapping[str, Array],
+) -> None:
     """Write a file so that at every moment ``path`` is absent, the old file, or the new one, whole."""
+    text = json.dumps({"kind": kind, "format": version, **header})
     with written_beside(path) as partial, open(partial, "wb") as file:
-        np.savez(file, allow_pickle=False, **{_HEADER: np.array(json.dumps(header))}, **arrays)
+        np.savez(file, allow_pickle=False, **{_HEADER: np.array(text)}, **arrays)
 
 
 @contextmanager
@@ -26,19 +34,28 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Another path to write to: its file takes the place of ``path`` when it is whole and on the disk."""
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    yield partial
-    with open(partial, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def read(path: str | os.PathLike[str], kind: str, version: int) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Read a file back; ValueError if it is not a ``kind`` of a format version known here."""
     try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        yield partial
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):  # half a file would fill what is full already
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def read(
+    path: str | os.PathLike[str],
+    kind: str,
+    version: int,
+    unpack: Callable[[dict[str, Any], dict[str, Array]], T],
+) -> T:
+    """What ``unpack`` makes of header and arrays; ValueError if this is no whole ``kind`` of this version."""
+    arrays = plain_arrays(path, f"a fastdmf {kind}")
+    try:
         header = dict(json.loads(str(arrays.pop(_HEADER))))
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, EOFError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)} is not a fastdmf {kind}: {error}") from None
     if header.get("kind") != kind:
         raise ValueError(f"{os.fspath(path)} is a fastdmf {header.get('kind')}, not a {kind}")
@@ -47,4 +64,19 @@ def read(path: str | os.PathLike[str], kind: str, version: int) -> tuple[dict[st
             f"{os.fspath(path)} has format version {header.get('format')} of a {kind}; this fastdmf reads "
             f"version {version}"
         )
-    return header, arrays
+    try:
+        return unpack(header, arrays)
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{os.fspath(path)} is not a whole fastdmf {kind}: {error!r}") from None
+
+
+def plain_arrays(path: str | os.PathLike[str], kind: str) -> dict[str, Array]:
+    """The arrays of an NPZ file without pickles, which should be ``kind``; ValueError if it is not one."""
+    with open(path, "rb") as file:
+        try:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise ValueError("it holds a single array without a name")
+            return {name: archive[name] for name in archive.files}
+        except Exception as error:  # damaged archives raise nearly anything
+            raise ValueError(f"{os.fspath(path)} is not {kind}: {error}") from None

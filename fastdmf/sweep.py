@@ -40,8 +40,8 @@ def sweep(
     trial : callable
         Called as ``trial(name=value, …)`` for each cell.  It returns a mapping of names to numbers, strings,
         None (missing), arrays or DataArrays, or a `Result`, of which ``loss``, ``test_error``, ``steps``,
-        ``evaluations``, ``time``, ``seed`` and ``status`` are kept.  It should draw its random numbers from
-        seeds that it is given: then the dataset is the same whoever computes it.
+        ``evaluations``, ``time``, ``seed`` and ``status`` are kept, apart from names of the grid.  It should
+        draw its random numbers from seeds that it is given: then the dataset is the same whoever computes it.
     grid : mapping of str to sequences
         The values of each argument: numbers or strings, in any order.
     workers : int

@@ -172,6 +172,9 @@ def test_sensing(arguments, kind, fragment):
         (lambda: dmf.Sensing.commuting(0, 1), ValueError, 0),
         (lambda: dmf.Sensing.commuting(3, 1, basis="triangular"), ValueError, "'triangular'"),
         (lambda: dmf.Sensing.commuting(3, spectrum=[1.0, NAN]), ValueError, "nan"),
+        (lambda: dmf.Sensing.commuting(3, spectrum=[1.0, -0.5]), ValueError, [1.0, -0.5]),
+        (lambda: dmf.Sensing.commuting(3, spectrum=[0.0]), ValueError, [0.0]),
+        (lambda: dmf.Sensing.commuting(3, spectrum=[]), ValueError, []),
         (lambda: dmf.Sensing.commuting(3, 1, norm=-1.0), ValueError, -1.0),
     ],
 )
@@ -369,6 +372,8 @@ def test_wrong_kind_of_problem(value):
         ({"seed": 1.5}, TypeError, 1.5),
         ({"seed": "one"}, TypeError, "'one'"),
         ({"seed": True}, TypeError, True),
+        ({"seed": -1, "init": dmf.Identity()}, ValueError, -1),
+        ({"seed": np.random.SeedSequence(7), "init": dmf.Identity()}, TypeError, "entropy=7"),
         ({"dtype": "int64"}, ValueError, "'int64'"),
         ({"dtype": np.float16}, ValueError, np.float16),
         ({"dtype": "complex128"}, ValueError, "'complex128'"),
@@ -493,6 +498,8 @@ def test_loss_and_gradients(arguments, kind, fragment):
         (lambda: dmf.datasets.movielens_100k(observed=0), ValueError, 0),
         (lambda: dmf.datasets.movielens_100k(observed=100_001), ValueError, 100_001),
         (lambda: dmf.datasets.movielens_100k(observed=1e4), TypeError, 1e4),
+        (lambda: dmf.datasets.movielens_100k("absent", seed=-1), ValueError, -1),
+        (lambda: dmf.datasets.movielens_100k("absent", seed=1.5), TypeError, 1.5),
     ],
 )
 def test_metrics_and_data(refused, kind, fragment):

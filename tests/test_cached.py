@@ -106,11 +106,18 @@ def test_a_file_that_cannot_be_read_is_computed_again(calls, tmp_path):
     cached = dmf.cached(norm, tmp_path)
     value = cached(problem())
     (path,) = tmp_path.glob("*.pickle")
-    for content in (b"", path.read_bytes()[:-3], b"of somebody"):
+    for content in (
+        b"",
+        path.read_bytes()[:-3],
+        b"of somebody",
+        b"I1x\n.",
+        b"\x80\x05\x8c\x02\xff\xfe.",
+        b"\x80\x63.",
+    ):
         path.write_bytes(content)
         assert cached(problem()) == value
         assert cached(problem()) == value
-    assert len(calls) == 4
+    assert len(calls) == 7
 
 
 def test_other_code_has_other_values(tmp_path):

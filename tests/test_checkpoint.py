@@ -1,5 +1,6 @@
 """Runs that are cut and continued end exactly like runs that are not."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -276,6 +277,11 @@ def test_files_that_are_no_checkpoints_are_refused(finished, tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=name):
             dmf.run(PROBLEM, checkpoint=tmp_path / name, **choices_of("momentum"))
+    with np.load(path) as file:
+        some = {name: array for name, array in file.items() if not name.startswith("factor")}
+    np.savez(tmp_path / "factorless.npz", **some)
+    with pytest.raises(ValueError, match=r"factorless.npz is not a whole fastdmf checkpoint"):
+        dmf.run(PROBLEM, checkpoint=tmp_path / "factorless.npz", **choices_of("momentum"))
     result.save(tmp_path / "result")
     with pytest.raises(ValueError, match="a fastdmf result, not a checkpoint"):
         dmf.run(PROBLEM, checkpoint=tmp_path / "result", **choices_of("momentum"))
@@ -311,6 +317,38 @@ def test_saves_are_as_rare_as_asked(tmp_path, monkeypatch):
     writes.clear()
     dmf.run(PROBLEM, checkpoint=dmf.Checkpoint(tmp_path / "eager", every_seconds=1e-9), **choices)
     assert writes == [False] * 90 + [True]
+
+
+def full_disk(*_args, **_kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_disk_that_fills_up_ends_no_run(tmp_path, monkeypatch):
+    path, whole = tmp_path / "run.npz", uninterrupted("momentum")
+    step = whole.records["step"][len(whole.records["step"]) // 2]
+    files = []
+
+    def fill(state):
+        if state.step == step:
+            files.append(path.read_bytes())
+            monkeypatch.setattr(np, "savez", full_disk)
+
+    checkpoint = dmf.Checkpoint(path, 1e-9)
+    with pytest.warns(RuntimeWarning, match="run.npz could not be written .* the run goes on"):
+        result = dmf.run(PROBLEM, callback=fill, checkpoint=checkpoint, **choices_of("momentum"))
+    assert_same(result, whole)
+    assert [path.read_bytes()] == files  # the last whole one
+    assert os.listdir(tmp_path) == ["run.npz"]
+    monkeypatch.undo()
+    assert_same(dmf.run(PROBLEM, checkpoint=checkpoint, **choices_of("momentum")), whole)
+
+
+def test_a_read_only_folder_is_refused_unless_the_run_is_finished(finished, tmp_path, monkeypatch):
+    path, _ = finished
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert dmf.Checkpoint(path).path == path
+    with pytest.raises(ValueError, match=r"new.npz cannot be written: nothing may be written to the folder"):
+        dmf.run(PROBLEM, checkpoint=tmp_path / "new.npz", **choices_of("momentum"))
 
 
 # --- processes that die ---------------------------------------------------------------------------------

@@ -356,7 +356,7 @@ def test_demo_refuses(tmp_path):
     for arguments, said in [
         (["--depths", "2,,3"], "--depths must be integers"),
         (["--depths", "2,2"], "each depth once"),
-        (["--out", tmp_path / "nowhere" / "d.png"], "does not exist"),
+        (["--out", tmp_path / "nowhere" / "d.png"], "there is no folder"),
         (["--out", tmp_path / "d.txt"], "suffix"),
         (["--seed", "-1"], "at least 0"),
     ]:

@@ -204,6 +204,15 @@ def test_refusals(tmp_path):
         reproduce("deep-fig1", out=tmp_path / "file")
 
 
+def test_a_trial_of_ones_own_need_not_say_how_it_ended(tmp_path):
+    done = reproduce(replace(TINY, trial=_loss_alone), out=tmp_path)
+    assert "ends: 2 done" in done.report
+
+
+def _loss_alone(size, seed, *, settings, minimum):
+    return {"loss": 1.0 / size}
+
+
 def test_failed_cells(tmp_path):
     def fails(size, seed, *, settings, minimum):
         if size > 8:
@@ -252,6 +261,10 @@ def test_recovery_is_counted_from_where_it_lasts(deep, expected):
     assert claim.judge(xr.Dataset({"error": error})).finding is expected
 
 
+def _interrupted(dataset):
+    raise KeyboardInterrupt
+
+
 def test_command_line(tmp_path, monkeypatch):
     monkeypatch.setitem(EXPERIMENTS, "tiny", TINY)
     listed = CliRunner().invoke(cli.app, ["list"])
@@ -273,6 +286,9 @@ def test_command_line(tmp_path, monkeypatch):
     assert "full size, optimizer flow, init released" in done.stdout
     assert "SUPPORTED" in done.stdout
     assert (tmp_path / "a" / "tiny.pdf").stat().st_size > 200
+    monkeypatch.setitem(EXPERIMENTS, "tiny", replace(TINY, draw=_interrupted))
+    cut = CliRunner().invoke(cli.app, arguments)
+    assert (cut.exit_code, cut.stderr) == (130, "fastdmf: interrupted\n")
     refused = CliRunner().invoke(cli.app, ["reproduce", "nothing"])
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert "deep-fig2" in refused.stderr

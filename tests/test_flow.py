@@ -1,5 +1,9 @@
 """The gradient flow: its integrators, points inside steps, and what a run makes of them."""
 
+import os
+import signal
+import threading
+
 import numba
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ import fastdmf as dmf
 from fastdmf.backends import Event, bind, bind_objective
 from fastdmf.backends.cpu_memory import Matrices
 from fastdmf.backends.cpu_objective import NEVER, Scratch
+from fastdmf.choices import Choices
 from fastdmf.kernels.cpu.flow import IS_STIFF
 from fastdmf.kernels.cpu.hessian import hessian_times
 from fastdmf.kernels.cpu.stepping import forward
@@ -240,6 +245,32 @@ def test_cancelled_inside_a_step_it_stays_there(level):
     assert all(map(np.array_equal, ends[0].factors, ends[1].factors))
 
 
+@pytest.mark.parametrize("method", ["rkc2", "dopri5"])
+def test_cancelled_again_and_again_it_takes_the_same_path(method):
+    """Whenever a flag is set, what was tried leaves nothing behind: here, and where it is taken up again."""
+    problem = dmf.Completion.random((120, 100), rank=4, observed=3000, seed=0)
+    loop = dmf.Loop(problem, dmf.Product(3), dmf.GradientFlow(method=method))
+    undisturbed = loop.start(dmf.Gaussian(product_scale=1e-2), seed=0)
+    undisturbed.advance(40)
+    rng, cancelled = np.random.default_rng(0), 0
+    trajectory = loop.start(dmf.Gaussian(product_scale=1e-2), seed=0)
+    while trajectory.step < 40:
+        trajectory.cancel[0] = 0
+        timer = threading.Timer(rng.uniform(0.0, 0.005), trajectory.cancel.fill, [1])
+        timer.start()
+        event = trajectory.advance(40 - trajectory.step)
+        timer.join()
+        cancelled += event == Event.CANCELLED
+        if rng.random() < 0.3:
+            kept = {name: array.copy() for name, array in trajectory.memory().items()}
+            trajectory = loop.engine.resume(trajectory.factors(), kept, trajectory.evaluations)
+    assert cancelled > 5
+    assert all(map(np.array_equal, trajectory.factors(), undisturbed.factors()))
+    assert (trajectory.loss, trajectory.time) == (undisturbed.loss, undisturbed.time)
+    assert trajectory.details() == undisturbed.details()
+    assert trajectory.evaluations == undisturbed.evaluations
+
+
 def test_the_loss_never_rises_and_balance_is_kept():
     start = dmf.Balanced(product_scale=1e-2)
     for optimizer, drift in ((dmf.GradientFlow(rtol=1e-4), 1e-3), (REFERENCE, 1e-8)):
@@ -322,6 +353,22 @@ def test_it_says_when_it_rests(dtype):
     assert result.loss == pytest.approx(1 / 6, rel=1e-6)
 
 
+def test_where_the_loss_is_zero_it_rests_however_it_is_cut_or_watched():
+    problem, optimizer = dmf.Completion.random((15, 15), 2, 200), dmf.GradientFlow(1e-5, "dopri5")
+    init, limit = dmf.Gaussian(0.05), dmf.MaxSteps(60)
+    start = {"depth": 1, "init": init, "seed": 5}
+    whole = flow(problem, optimizer, stop=limit, **start)
+    assert (str(whole.status), whole.loss) == ("stalled", 0.0)
+    # The gradient's norm is found at every step for a condition, which a flow of 60 steps never meets.
+    watched = flow(problem, optimizer, stop=limit | dmf.GradientBelow(1.0) & dmf.Stalled(100), **start)
+    loop = dmf.Loop(problem, dmf.Product(1), optimizer)
+    cut = loop.init(init, seed=5)
+    for _ in range(60):
+        cut = loop.advance(cut, steps=1)
+    for other, steps in ((watched, watched.steps), (cut, cut.step)):
+        assert (steps, other.time, other.evaluations) == (whole.steps, whole.time, whole.evaluations)
+
+
 def test_check_reports_the_change_and_warns():
     result = flow(small(), dmf.GradientFlow(rtol=1e-4, check=True), depth=2)
     finer = flow(small(), dmf.GradientFlow(rtol=1e-5), depth=2)
@@ -330,6 +377,28 @@ def test_check_reports_the_change_and_warns():
     sensitive = dmf.Completion.random(rank=10, observed=2000, seed=0)
     with pytest.warns(UserWarning, match="seed 1 is sensitive: with rtol=0.0001 its product differs by"):
         flow(sensitive, dmf.GradientFlow(check=True), depth=4)
+
+
+def test_an_interrupted_check_says_so_and_is_made_up_for(tmp_path, monkeypatch):
+    optimizer, path = dmf.GradientFlow(check=True), tmp_path / "run.npz"
+    whole = flow(small(), optimizer, depth=2)
+    loop = Choices.loop
+
+    def interrupted(choices, threads):
+        if not getattr(choices.optimizer, "check", False):
+            os.kill(os.getpid(), signal.SIGINT)  # the flow with a tenth of the tolerance is about to begin
+        return loop(choices, threads)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Choices, "loop", interrupted)
+        half = flow(small(), optimizer, depth=2, checkpoint=path)
+    assert str(half.status) == "interrupted"
+    assert "change" not in half.details
+    assert half.loss == whole.loss
+    again = flow(small(), optimizer, depth=2, checkpoint=path)
+    assert again.status == whole.status
+    assert again.details["change"] == whole.details["change"]
+    assert again.trace.identical(whole.trace)
 
 
 def test_evaluations_are_all_counted():

@@ -112,6 +112,21 @@ def test_balanced_refuses_what_does_not_fit(product, factorization):
         dmf.Balanced(product=product).draw(factorization, (9, 9), np.random.default_rng(0))
 
 
+@pytest.mark.parametrize("init", [lambda x: dmf.Balanced(product=x), dmf.FromProduct])
+@pytest.mark.parametrize(
+    ("factorization", "roundoff"),
+    [(dmf.Product(3), 1e-13), (dmf.Product(2, (4,)), 1e-6), (dmf.Symmetric(4), 1e-6)],
+    ids=str,
+)
+def test_products_of_runs_in_single_precision(init, factorization, roundoff):
+    x = np.random.default_rng(7).standard_normal((9, 4)).astype(np.float32)
+    product = x @ x.T  # its rank is 4, and it is positive semidefinite, only to its own roundoff
+    factors = init(product).draw(factorization, (9, 9), np.random.default_rng(0))
+    assert all(factor.dtype == np.float64 for factor in factors)
+    lost = np.linalg.norm(factorization.compose(factors) - product)
+    assert lost < roundoff * np.linalg.norm(product)
+
+
 @pytest.mark.parametrize("width", [3, 5, 20])
 def test_from_product_is_the_truncated_svd(width):
     matrix = np.random.default_rng(5).standard_normal(SHAPE)

@@ -152,6 +152,7 @@ def test_reconstruction_error():
     assert metrics.reconstruction_error(np.zeros_like(WIDE), WIDE) == 1.0
     assert metrics.reconstruction_error(3 * WIDE, WIDE) == pytest.approx(2.0)
     assert math.isnan(metrics.reconstruction_error(WIDE, None))
+    assert math.isnan(metrics.reconstruction_error(WIDE, np.zeros_like(WIDE)))
 
 
 def test_entries():

@@ -165,7 +165,7 @@ def test_paths_of_figures(tmp_path):
         plot.check_path(tmp_path / "a.nc")
     with pytest.raises(ValueError, match=r"suffix"):
         plot.check_path(tmp_path / "a")
-    with pytest.raises(ValueError, match=r"folder .*nowhere does not exist"):
+    with pytest.raises(ValueError, match=r"there is no folder .*nowhere"):
         plot.check_path(tmp_path / "nowhere" / "a.png")
 
 

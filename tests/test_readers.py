@@ -89,7 +89,7 @@ def test_held_out_entries(write):
     assert sorted(held_out + entries_of(problem)) == everything
     assert held_out == sorted(held_out)  # in the order of the file
     assert problem.shape == (10, 7)
-    again = read_completion(path, test_fraction=0.3, seed=5)
+    again = read_completion(path, test_fraction=0.3, seed=np.int64(5))
     other = read_completion(path, test_fraction=0.3, seed=6)
     assert again.digest == problem.digest != other.digest
 
@@ -209,3 +209,9 @@ def test_options_that_do_not_fit_the_file(write):
 def test_missing_files(tmp_path, suffix):
     with pytest.raises(FileNotFoundError, match=f"nowhere.{suffix}"):
         read_completion(tmp_path / f"nowhere.{suffix}")
+
+
+@pytest.mark.parametrize(("seed", "kind"), [(-1, ValueError), (1.5, TypeError), (True, TypeError)])
+def test_seeds_of_the_draw_are_checked(write, seed, kind):
+    with pytest.raises(kind, match=f"seed must .* not {seed}"):
+        read_completion(write("a.csv", "0,0,1\n0,1,2\n"), test_fraction=0.5, seed=seed)

@@ -53,6 +53,25 @@ def test_recorded_steps(choices, expected):
     assert recorded_steps(dmf.Record(**choices)) == expected
 
 
+def test_long_lists_of_steps_are_not_gone_through_at_every_step():
+    class Counted(int):
+        compared = 0
+
+        def __gt__(self, other):
+            Counted.compared += 1
+            return int(self) > other
+
+        def __lt__(self, other):
+            Counted.compared += 1
+            return int(self) < other
+
+    record = dmf.Record(at=range(1 << 16))
+    object.__setattr__(record, "at", tuple(map(Counted, record.at)))
+    assert record.next_step(40_000) == 40_001
+    assert record.next_step(1 << 16) is None
+    assert Counted.compared < 100
+
+
 def test_a_run_without_steps_records_its_start():
     for record in (dmf.Record(), dmf.Record(every=1), dmf.Record(at=[]), dmf.Record(at_loss=[1e-9])):
         assert recorded_steps(record, steps=0) == [0]

@@ -97,6 +97,7 @@ def test_factors_compose():
 def test_fresh_seeds_repeat_their_run():
     first, second = run(seed=None), run(seed=None)
     assert first.seed != second.seed
+    assert all(int(float(result.seed)) == result.seed for result in (first, second))  # as in tables
     assert_same_end(run(seed=first.seed), first)
 
 
@@ -162,6 +163,13 @@ def test_damaged_files_are_refused(saved):
     refuses(saved)
 
 
+def test_files_that_lack_a_piece_are_refused(saved):
+    whole = saved.read_bytes()
+    for start in range(0, len(whole), len(whole) // 40):
+        saved.write_bytes(whole[:start] + whole[start + 7 :])
+        refuses(saved)
+
+
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "other"
     path.write_text("not a result")
@@ -190,8 +198,10 @@ def test_other_headers_are_refused(saved):
     refuses(saved, "3", "version 2")
     rewrite_header(saved, lambda header: header | {"kind": "sweep"})
     refuses(saved, "sweep", "result")
+    rewrite_header(saved, lambda header: header | {"kind": "result", "format": 2, "status": "bored"})
+    refuses(saved, "not a whole fastdmf result", "bored")
     rewrite_header(saved, lambda header: {"kind": "result", "format": 2})
-    refuses(saved)
+    refuses(saved, "not a whole fastdmf result")
     rewrite_header(saved, lambda header: ["result", 2])
     refuses(saved)
 

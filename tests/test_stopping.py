@@ -113,6 +113,16 @@ def test_stalled_needs_two_windows():
     assert run(stop=dmf.Stalled(50) | dmf.MaxSteps(49)).status == "max_steps"
 
 
+@pytest.mark.parametrize(
+    "watched", [{"at_time": np.linspace(0.01, 20, 400)}, {"at_loss": np.logspace(1, -6, 300)}]
+)
+def test_points_inside_the_steps_of_a_flow_are_no_windows(watched):
+    flow = {"optimizer": dmf.GradientFlow(), "stop": dmf.Stalled(5, 0.5) | dmf.MaxSteps(200)}
+    alone, seen = run(**flow), run(record=dmf.Record(**watched), **flow)
+    assert str(alone.status) == "stalled"
+    assert (seen.steps, seen.time, seen.loss) == (alone.steps, alone.time, alone.loss)
+
+
 # --- joined criteria ------------------------------------------------------------------------------------
 
 

@@ -118,6 +118,15 @@ def test_results_become_their_numbers():
     assert "seconds" not in ds
 
 
+def test_names_of_the_grid_come_before_those_of_results():
+    def trial(steps, loss):
+        return dmf.run(dmf.Completion.random((9, 9), 1, 40, loss=loss), lr=0.1, stop=dmf.MaxSteps(steps))
+
+    ds = dmf.sweep(trial, {"steps": [0, 2], "loss": ["mean", "half_sum"]})
+    assert (ds.cell_status == "done").all()
+    assert list(ds.steps.values) == [0, 2] and "time" in ds
+
+
 def returned(k):
     """Everything that a trial may return, in shapes that depend on the cell."""
     series = xr.DataArray(np.arange(1.0, k + 2), dims="step", coords={"step": np.arange(k + 1) * 10 // k})
@@ -308,16 +317,16 @@ def test_a_failed_cell_says_why_and_others_go_on():
     np.testing.assert_array_equal(ds.total, [[0, 10], [np.nan, np.nan], [2, 12]])
     assert ds.cell_status.values.tolist() == [["done"] * 2, ["failed"] * 2, ["done"] * 2]
     line = trial.__code__.co_firstlineno + 2
-    assert ds.cell_error.values[1, 0] == f"LookupError: no such thing (test_sweep.py, line {line})"
+    assert ds.cell_error.values[1, 0] == f"LookupError: no such thing (trial, line {line})"
 
 
 def test_reasons_that_no_file_can_hold_are_escaped(tmp_path):
     def trial(x):
-        raise ValueError("a\0b\udcff")
+        raise ValueError("a\0b\nc\udcff")
 
     with pytest.warns(RuntimeWarning, match="1 of 1 cells failed"):
         ds = dmf.sweep(trial, {"x": [1]}, path=tmp_path / "x.nc")
-    assert ds.cell_error.item().startswith(r"ValueError: a\0b\udcff (")
+    assert ds.cell_error.item().startswith(r"ValueError: a\0b c\udcff (")
     assert_same(ds, xr.load_dataset(tmp_path / "x.nc"))
 
 
@@ -786,6 +795,8 @@ def test_a_cell_costs_less_than_a_millisecond(tmp_path):
         ({"grid": {"x": [float("nan")]}}, ValueError, "holds nan"),
         ({"grid": {"x": [1, "a"]}}, TypeError, "mixes numbers and strings"),
         ({"grid": {"x": [dmf.GradientDescent(1.0)]}}, TypeError, "must hold numbers or strings"),
+        ({"grid": {"x": ["a", "b\0"]}}, ValueError, r"grid\['x'\] holds a string that no file allows: 'b"),
+        ({"grid": {"x": ["\udcff"]}}, ValueError, "holds a string that no file allows"),
         ({"grid": {"x": [2**70]}}, ValueError, "beyond 64 bits"),
         ({"grid": {"z": [1]}}, TypeError, "cannot be called with z: "),
         ({"grid": {"x": [1], "a b": [2]}}, TypeError, "names of the trial's arguments, not 'a b'"),
@@ -798,8 +809,8 @@ def test_a_cell_costs_less_than_a_millisecond(tmp_path):
             ValueError,
             "give workers and backend, or executor",
         ),
-        ({"path": ROOT}, ValueError, "this is a folder"),
-        ({"path": ROOT / "nowhere" / "x.nc"}, ValueError, "folder of the sweep's file does not exist"),
+        ({"path": ROOT}, ValueError, "is a folder: name a file"),
+        ({"path": ROOT / "nowhere" / "x.nc"}, ValueError, "the sweep's file .* there is no folder"),
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(arguments, error, said):

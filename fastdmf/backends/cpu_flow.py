@@ -43,7 +43,10 @@ class FlowTrajectory(CpuTrajectory):
         layout, dtype = objective.layout, objective.dtype
         self._sets = [Matrices.empty(layout.shapes, dtype, layout.lanes) for _ in range(_SETS)]
         tables = np.stack([matrices.table for matrices in self._sets])
-        self._flow = Flow(tables, np.arange(_SETS), float(optimizer.rtol), float(optimizer.plateau_factor))
+        self._flow = Flow(
+            tables, np.arange(_SETS), float(optimizer.rtol), float(optimizer.plateau_factor),
+            np.zeros(_SETS), np.zeros(flow.SLOTS),
+        )  # fmt: skip
         self._direction = self._first_direction(memory)
         self._integrator = self._bind_integrator(optimizer.method)
         inside = not self.is_at_step and bool(memory)
@@ -53,12 +56,17 @@ class FlowTrajectory(CpuTrajectory):
             self._place(flow.SHOWN, factors)
         else:
             self._place(flow.POINT, factors)
-        counted = self._scalars[flow.EVALUATIONS]
-        self._call(False, 0, (), np.inf, NEVER)
-        if memory:  # to be taken up again is no part of the path
-            self._scalars[flow.EVALUATIONS] = counted
+        self._is_evaluated = False
+        self._evaluate(counts=not memory)
         self.evaluations = evaluations
         self.diverged = not np.isfinite(self.loss)
+
+    def _evaluate(self, counts: bool) -> None:
+        """Loss and gradient at the ends of the step where the flow is; to take it up again does not count."""
+        counted = self._scalars[flow.EVALUATIONS]
+        self._call(0, (), np.inf, NEVER)
+        if not counts:
+            self._scalars[flow.EVALUATIONS] = counted
 
     def _place(self, role: int, factors: Sequence[Array]) -> None:
         """Copy factors to the set with a role."""
@@ -73,10 +81,10 @@ class FlowTrajectory(CpuTrajectory):
         layout, dtype = self.objective.layout, self.objective.dtype
         direction = Matrices.empty(layout.shapes, dtype, layout.lanes)
         rng = np.random.default_rng(0)
-        entries = sum(rows * cols for rows, cols in layout.shapes)
+        bound = np.sqrt(3.0 / sum(rows * cols for rows, cols in layout.shapes))  # the norm is about 1
         for j, v in enumerate(direction.arrays):
             kept = memory.get(f"direction_{j}")
-            v[...] = rng.standard_normal(v.shape) / np.sqrt(entries) if kept is None else kept
+            v[...] = rng.uniform(-bound, bound, v.shape) if kept is None else kept
         return direction
 
     def _bind_integrator(self, method: str) -> Integrator:
@@ -115,21 +123,24 @@ class FlowTrajectory(CpuTrajectory):
             return float(np.sqrt(self._scalars[stepping.GRADIENT_SQUARED]))
         return float(np.sqrt(sum(float(np.linalg.norm(g)) ** 2 for g in self._gradients())))
 
-    def _call(self, is_evaluated: bool, steps: int, halts: Halts, until: float, cancels: Array) -> Event:
+    def _call(self, steps: int, halts: Halts, until: float, cancels: Array) -> Event:
         o = self.objective
         norms, loss_below, gradient_below = thresholds(halts)
         with o.holding_threads(), o.launching():
             _, event = flow_on(
                 self._integrator, self._flow, self._scratch.model, o.bound_support, self._scratch.operator,
-                self._scalars, is_evaluated, steps, norms, loss_below, gradient_below, until, cancels,
+                self._scalars, self._is_evaluated, steps, norms, loss_below, gradient_below, until, cancels,
             )  # fmt: skip
-        self.evaluations = int(self._scalars[flow.EVALUATIONS] + 2 * self._scalars[flow.PRODUCTS])
+        self._is_evaluated = event != Event.CANCELLED
         return Event(event)
 
     def advance(self, steps: int, halts: Halts = (), until: float = np.inf) -> Event:
         """Take up to ``steps`` accepted steps."""
         self.prepare()
-        event = self._call(True, steps, halts, until, self._cancels)
+        if not self._is_evaluated:
+            self._evaluate(counts=False)
+        event = self._call(steps, halts, until, self._cancels)
+        self.evaluations = int(self._scalars[flow.EVALUATIONS] + 2 * self._scalars[flow.PRODUCTS])
         self.stuck = event is Event.STUCK
         return event
 

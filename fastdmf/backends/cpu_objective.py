@@ -86,12 +86,22 @@ class CpuObjective:
         """The support as kernels take it, with the verbs that the factorization calls."""
         return self._bind_support(self._support_memory)
 
-    def _bind_support(self, memory: Bound) -> Support:
+    @cached_property
+    def searched_support(self) -> Support:
+        """The same for exact line searches."""
+        return self._bind_support(self._support_memory, searches=True)
+
+    def _bind_support(self, memory: Bound, searches: bool = False) -> Support:
         if self.layout.left == 0 and not self.layout.tied:
-            return Support(0, 0, 0, memory.at)  # W itself is never multiplied out
-        pull = "pull_tied" if self.layout.tied else "pull"
-        verbs = {"look": memory.address("look"), pull: memory.address(pull)}
-        return Support(verbs["look"], verbs.get("pull", 0), verbs.get("pull_tied", 0), memory.at)
+            return Support(0, 0, 0, 0, memory.at)  # W itself is never multiplied out
+        tied, address = self.layout.tied, memory.address
+        return Support(
+            look=address("look"),
+            look_along=address("look_along") if searches else 0,
+            pull=0 if tied else address("pull"),
+            pull_tied=address("pull_tied") if tied else 0,
+            at=memory.at,
+        )
 
     def bind_operator(self, w: Array, measures: bool = False, linear: bool = False) -> Operator:
         """The operator as kernels take it, with scratch memory for one trajectory.

@@ -102,9 +102,8 @@ def _report(
     size: str,
 ) -> str:
     """What was done, and each claim with its verdict."""
-    statuses, counts = np.unique(
-        dataset.status.values[dataset.cell_status.values == "done"], return_counts=True
-    )
+    how = dataset.status if "status" in dataset else dataset.cell_status
+    statuses, counts = np.unique(how.values[dataset.cell_status.values == "done"], return_counts=True)
     ends = ", ".join(f"{n} {status}" for status, n in zip(statuses, counts, strict=True))
     failed = int((dataset.cell_status.values == "failed").sum())
     grid = "; ".join(

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastdmf._checks import output_file
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -24,7 +26,7 @@ def check_path(path: str | os.PathLike[str]) -> None:
     Raises
     ------
     ValueError
-        If the suffix stands for no format that matplotlib writes, or the folder does not exist.
+        If the suffix stands for no format that matplotlib writes, or the folder is not there or read-only.
     """
     from matplotlib.backend_bases import FigureCanvasBase
 
@@ -32,8 +34,7 @@ def check_path(path: str | os.PathLike[str]) -> None:
     formats = FigureCanvasBase.get_supported_filetypes()
     if path.suffix.removeprefix(".").lower() not in formats:
         raise ValueError(f"{path}: the suffix must name a format of figures, one of {', '.join(formats)}")
-    if not path.parent.is_dir():
-        raise ValueError(f"{path}: the folder {path.parent} does not exist")
+    output_file("the figure", path)
 
 
 def dress(panel: Axes, ylabel: str, xlabel: str | None = None) -> None:

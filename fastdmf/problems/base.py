@@ -98,6 +98,16 @@ class Problem(ABC):
                 sha.update(np.ascontiguousarray(array).data)
         return sha.hexdigest()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Compiled forms stay behind: their addresses mean nothing in a copy or another process."""
+        return {**self.__dict__, "bound": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        for array in [*self._arrays(), self.values, self.truth]:
+            if array is not None:
+                array.flags.writeable = False  # NumPy's pickles forget it
+
     def __repr__(self) -> str:
         n, p = self.shape
         return f"<{type(self).__name__} {n}×{p}, {self.values.size} values, loss={self.loss!r}>"

@@ -30,10 +30,8 @@ class PlantedMatrix:
         n, p = shape
         if symmetric and n != p:
             raise ValueError(f"symmetric=True needs a square shape, not {shape}")
-        weights = None if spectrum is None else real_array("spectrum", spectrum, ndim=1)
+        weights = None if spectrum is None else proportions(spectrum)
         if weights is not None:
-            if weights.size == 0 or weights.min() < 0 or weights.max() == 0:
-                raise ValueError(f"spectrum must be non-negative and not all zero, not {spectrum!r}")
             rank = weights.size
         rank = count("rank", rank)
         if rank > min(n, p):
@@ -57,6 +55,14 @@ class PlantedMatrix:
     def at(self, rows: Array, cols: Array) -> Array:
         """Its entries at (rows[e], cols[e])."""
         return np.einsum("er,er->e", self.left[rows], self.right[cols])
+
+
+def proportions(spectrum: npt.ArrayLike) -> Array:
+    """A spectrum as a vector of non-negative numbers, not all zero."""
+    weights = real_array("spectrum", spectrum, ndim=1)
+    if weights.size == 0 or weights.min() < 0 or weights.max() == 0:
+        raise ValueError(f"spectrum must be non-negative and not all zero, not {spectrum!r}")
+    return weights
 
 
 def random_orthogonal(rng: np.random.Generator, size: int) -> Array:

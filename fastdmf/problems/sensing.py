@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from fastdmf._checks import Array, count, generator, matrix_shape, one_of, positive, real_array
 from fastdmf.problems.base import Problem, root_mean_square
-from fastdmf.problems.planted import PlantedMatrix, random_orthogonal
+from fastdmf.problems.planted import PlantedMatrix, proportions, random_orthogonal
 
 
 class Sensing(Problem):
@@ -193,11 +193,7 @@ class Sensing(Problem):
         d, m = count("size", size), count("measurements", measurements)
         one_of("basis", basis, ("diagonal", "rotated"))
         rng = generator(seed)
-        planted = (
-            rng.uniform(0.5, 1.0, count("rank", rank))
-            if spectrum is None
-            else real_array("spectrum", spectrum, 1)
-        )
+        planted = rng.uniform(0.5, 1.0, count("rank", rank)) if spectrum is None else proportions(spectrum)
         if planted.size > d:
             raise ValueError(f"rank {planted.size} is larger than size {d}")
         eigenvalues = rng.standard_normal((m, d))

@@ -7,12 +7,12 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from time import perf_counter
 from typing import Any, Self
 
 from fastdmf.interrupt import Interruption
-from fastdmf.sweeping.variables import Variable, variables_of, writable
+from fastdmf.sweeping.grid import writable
+from fastdmf.sweeping.variables import Variable, variables_of
 
 Trial = Callable[..., Any]
 
@@ -89,10 +89,10 @@ def _compute(trial: Trial, arguments: Mapping[str, Any]) -> str:
 
 def reason(error: BaseException) -> str:
     """What was raised, in one line."""
-    return writable(f"{type(error).__name__}: {error}")
+    return writable(" ".join(f"{type(error).__name__}: {error}".splitlines()))
 
 
 def _place(error: BaseException) -> str:
-    """The line of the trial, which this module called."""
+    """The line of the trial, which this module called; its file is not known in other processes."""
     inside = traceback.extract_tb(error.__traceback__)[1:]
-    return f" ({Path(inside[0].filename).name}, line {inside[0].lineno})" if inside else ""
+    return f" ({inside[0].name}, line {inside[0].lineno})" if inside else ""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 
+from fastdmf._checks import output_file
 from fastdmf._version import __version__
 from fastdmf.storage import written_beside
 from fastdmf.sweeping.grid import Cell, Grid
@@ -84,11 +85,7 @@ class File(Memory):
     def __init__(self, path: str | os.PathLike[str], grid: Grid, identity: Mapping[str, str]) -> None:
         super().__init__(grid, identity)
         self.versions = set()
-        self._path = Path(path).absolute()
-        if self._path.is_dir():
-            raise ValueError(f"path must be a file, but this is a folder: {path}")
-        if not self._path.parent.is_dir():
-            raise ValueError(f"the folder of the sweep's file does not exist: {self._path.parent}")
+        self._path = output_file("the sweep's file", path).absolute()
         self._journal = self._path.with_name(self._path.name + ".cells")
         self._opened: BinaryIO | None = None
         self._next_sync = 0.0
@@ -112,12 +109,14 @@ class File(Memory):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._appending:
-            self._is_closed = True
-            if self._opened is not None:
-                os.fsync(self._opened.fileno())
-                self._opened.close()
-        self._release()
+        try:
+            with self._appending:
+                self._is_closed = True
+                if self._opened is not None:
+                    os.fsync(self._opened.fileno())
+                    self._opened.close()
+        finally:
+            self._release()
 
     def _release(self) -> None:
         with suppress(OSError):  # some systems keep what is open

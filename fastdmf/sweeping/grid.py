@@ -80,10 +80,17 @@ def _usable_values(name: str, values: object) -> tuple[Any, ...]:
     for value in plain:
         if value != value:
             raise ValueError(f"grid[{name!r}] holds {value}, which is not equal to itself")
+        if isinstance(value, str) and value != writable(value):
+            raise ValueError(f"grid[{name!r}] holds a string that no file allows: {value!r}")
         if value in seen:
             raise ValueError(f"grid[{name!r}] holds {value!r} twice")
         seen.add(value)
     return plain
+
+
+def writable(text: str) -> str:
+    """The text, with escapes for what netCDF cannot hold."""
+    return text.encode("utf8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def _kind(name: str, value: object) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastdmf._checks import Array
 from fastdmf.result import Result
-from fastdmf.sweeping.grid import OWN
+from fastdmf.sweeping.grid import OWN, writable
 
 #: What is kept of a Result; its wall time is that of the cell.
 _OF_A_RESULT = ("loss", "test_error", "steps", "evaluations", "time", "seed", "status")
@@ -49,7 +49,7 @@ class Variable:
 def variables_of(outcome: object, grid_names: Collection[str]) -> dict[str, Variable]:
     """The variables of a cell from what its trial returned; TypeError or ValueError if it is unusable."""
     if isinstance(outcome, Result):
-        own = [name for name in _OF_A_RESULT if name != "seed" or name not in grid_names]
+        own = [name for name in _OF_A_RESULT if name not in grid_names]
         outcome = {name: getattr(outcome, name) for name in own}
     if not isinstance(outcome, Mapping):
         raise TypeError(
@@ -98,11 +98,6 @@ def _usable(name: str, value: Any) -> Array:
     if array.dtype.kind == "U" and any(x != writable(x) for x in array.ravel().tolist()):
         raise ValueError(f"{name} holds a string that no file allows: {value!r}")
     return array
-
-
-def writable(text: str) -> str:
-    """The text, with escapes for what netCDF cannot hold."""
-    return text.encode("utf8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def _plain(array: Array) -> Array:

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from numba.extending import intrinsic
 # assume that no value is ever NaN or infinite, and removes the tests that detect divergence.
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 
-#: Whether rows are handled by explicit vectors, or by ordinary loops that the compiler vectorizes.
-IS_PLAIN = os.environ.get("FASTDMF_PLAIN_KERNELS", "") not in ("", "0")
+#: Whether rows are handled by explicit vectors, which expect the lower half of a number first in memory, or
+#: by ordinary loops that the compiler vectorizes.
+IS_PLAIN = os.environ.get("FASTDMF_PLAIN_KERNELS", "") not in ("", "0") or sys.byteorder != "little"
 
 #: A helper, compiled into the entry points that call it.
 kernel = numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True)

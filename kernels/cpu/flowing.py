@@ -7,7 +7,7 @@ there does not change the path.
 
 import numpy as np
 
-from fastdmf.kernels.cpu.compilation import compile_apart, entry_point, kernel
+from fastdmf.kernels.cpu.compilation import entry_point, kernel
 from fastdmf.kernels.cpu.flow import (
     END_LOSS,
     END_TIME,
@@ -31,6 +31,7 @@ from fastdmf.kernels.cpu.flow import (
     START_LOSS,
     STEP_SIZE,
     attempt,
+    combine,
     evaluate,
     set_of,
     swap,
@@ -47,7 +48,7 @@ from fastdmf.kernels.cpu.stepping import (
     is_met,
     sum_of_squares,
 )
-from fastdmf.kernels.cpu.tables import flat, is_set
+from fastdmf.kernels.cpu.tables import copy_into, flat, is_set
 
 #: Why `flow_on` returned, beside what `stepping.advance` says: steps lead nowhere, or none is accepted.
 STUCK = 4
@@ -57,7 +58,9 @@ _REST, _ROUNDINGS = 16, 4096
 #: The first step moves the factors by this fraction of their norm.
 _FIRST_MOVE = 0.01
 #: A crossing is found when the loss there is below its level by less than this fraction (float64, float32).
-_LEVEL_ACCURACY, _LEVEL_ACCURACY_SINGLE = 1e-9, 1e-6
+_LEVEL_ACCURACY, _LEVEL_ACCURACY_SINGLE = 1e-9, 1e-5
+#: A step that is taken led from what has the role of NEW_POINT now to POINT.
+_ENDS = np.array([NEW_POINT, NEW_GRADIENT, POINT, GRADIENT])
 
 
 @kernel
@@ -85,19 +88,10 @@ def _begin(flow, model, support, operator, scalars, cancel):
 @kernel
 def _interpolate(flow, fraction, h, like):
     """Write the cubic Hermite interpolant at a fraction of the last step to the set that is shown."""
-    compile_apart()
-    x = fraction
-    real = like.dtype.type
-    # The step is taken: it led from what has the role of NEW_POINT now to POINT.
-    a, b = real((1.0 + 2.0 * x) * (1.0 - x) ** 2), real(-h * x * (1.0 - x) ** 2)
-    c, d = real(x**2 * (3.0 - 2.0 * x)), real(-h * x**2 * (x - 1.0))
-    out = set_of(flow, SHOWN)
-    for j in range(out.shape[0]):
-        o = flat(out, j, like)
-        old, new = flat(set_of(flow, NEW_POINT), j, like), flat(set_of(flow, POINT), j, like)
-        g, k = flat(set_of(flow, NEW_GRADIENT), j, like), flat(set_of(flow, GRADIENT), j, like)
-        for i in range(o.size):
-            o[i] = a * old[i] + b * g[i] + c * new[i] + d * k[i]
+    x, weights = fraction, flow.weights
+    weights[0], weights[1] = (1.0 + 2.0 * x) * (1.0 - x) ** 2, -h * x * (1.0 - x) ** 2
+    weights[2], weights[3] = x**2 * (3.0 - 2.0 * x), -h * x**2 * (x - 1.0)
+    combine(flow, SHOWN, 0.0, _ENDS, like)
 
 
 @kernel
@@ -185,6 +179,15 @@ def _go_to_end(scalars):
 
 
 @kernel
+def _is_over(scalars):
+    """Whether nothing moves: the loss is zero, or the gradient at the start.
+
+    Later the gradient's norm may be known or not, as a run is cut or watched, which must not change its path.
+    """
+    return scalars[END_LOSS] == 0.0 or (scalars[STEPS] == 0.0 and scalars[GRADIENT_SQUARED] == 0.0)
+
+
+@kernel
 def _rests(flow, scalars, like):
     """Whether the last step did no more than rounding does in all its stages, to factors and loss."""
     if scalars[END_LOSS] < 0.999 * scalars[START_LOSS]:
@@ -245,28 +248,34 @@ def flow_on(
     Returns
     -------
     taken, event
+        If cancelled, the flow has to be evaluated again.
     """
     like = model.w
     if not is_evaluated:
-        _begin(flow, model, support, operator, scalars, cancel)
-        if scalars[FRACTION] < 1.0:  # taken up again inside a step: where that began is evaluated as well
+        if scalars[STEP_SIZE] > 0.0 and scalars[FRACTION] < 1.0:
+            # Taken up again inside a step: where that began is evaluated as well.
             evaluate(
                 model, support, operator, set_of(flow, NEW_POINT), set_of(flow, NEW_GRADIENT), scalars, cancel
             )
+        _begin(flow, model, support, operator, scalars, cancel)
+    evaluations = scalars[EVALUATIONS]
     if scalars[FRACTION] < 1.0 and steps > 0:
         if _halt_inside(flow, model, support, operator, loss_below, gradient_below, until, scalars, cancel):
             return 0, HALTED
         if is_set(cancel):  # perhaps while looking for a halt: that begins again from here
+            scalars[EVALUATIONS] = evaluations
             _show(flow, scalars[FRACTION], scalars[LOSS], scalars[TIME], scalars, like)
             return 0, CANCELLED
         _go_to_end(scalars)
         return 0, ALL_STEPS
     taken, rejections = 0, 0
     while taken < steps:
-        if scalars[GRADIENT_SQUARED] == 0.0 or rejections > _MOST_REJECTIONS:
+        if _is_over(scalars) or rejections > _MOST_REJECTIONS:
             return taken, STUCK
+        copy_into(flow.before, scalars)
         attempt(integrator, flow, model, support, operator, scalars, cancel)
-        if is_set(cancel):
+        if is_set(cancel):  # as if it had not been tried
+            copy_into(scalars, flow.before)
             return taken, CANCELLED
         h, error, loss = scalars[STEP_SIZE], scalars[ERROR], scalars[NEW_LOSS]
         is_accepted = error <= 1.0 and not _rises(loss, scalars[END_LOSS], like)
@@ -287,9 +296,11 @@ def flow_on(
         scalars[END_TIME] += h
         scalars[GRADIENT_SQUARED] = sum_of_squares(set_of(flow, GRADIENT), like) if norms else -1.0
         scalars[FRACTION] = 1.0
+        evaluations = scalars[EVALUATIONS]
         if _halt_inside(flow, model, support, operator, loss_below, gradient_below, until, scalars, cancel):
             return taken, HALTED
         if is_set(cancel):
+            scalars[EVALUATIONS] = evaluations
             _show(flow, 0.0, scalars[START_LOSS], scalars[END_TIME] - h, scalars, like)
             return taken, CANCELLED
         _go_to_end(scalars)
