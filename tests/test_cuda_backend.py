@@ -13,6 +13,7 @@ from fastdmf.backends import Event, Leg, cuda
 from fastdmf.backends.cuda_objective import CudaObjective
 from fastdmf.kernels.cpu import stepping
 from fastdmf.kernels.cuda import sources
+from fastdmf.kernels.flow_rules import SLOTS_OF_STEPS
 from tests import cuda_shim
 from tests.cuda_shim import ShimDevice
 from tests.test_against_naive import assert_same
@@ -463,7 +464,7 @@ def test_values_too_large_for_float32_are_refused(on_shim):
 def test_the_state_begins_with_what_trajectories_on_the_cpu_carry():
     names = ("LOSS", "GRADIENT_SQUARED", "TIME", "STEPS", "MEAN_SQUARE")
     assert [getattr(sources, n) for n in names] == [getattr(stepping, n) for n in names] == list(range(5))
-    assert sources.SLOTS_KEPT == stepping.SLOTS == 5
+    assert sources.SLOTS_KEPT == SLOTS_OF_STEPS == 5
 
 
 @needs_shim
