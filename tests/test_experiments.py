@@ -9,7 +9,17 @@ from typer.testing import CliRunner
 
 import fastdmf as dmf
 from fastdmf import cli, plot
-from fastdmf.experiments import EXPERIMENTS, Claim, Experiment, Finding, Verdict, reproduce
+from fastdmf.experiments import (
+    EXPERIMENTS,
+    Claim,
+    Experiment,
+    Finding,
+    Settings,
+    Verdict,
+    reproduce,
+    symmetric,
+    symmetric_sensing,
+)
 from fastdmf.experiments.recovery import MINIMUM, TRUTH, recovers_earlier
 from fastdmf.experiments.verdicts import below, tally
 
@@ -125,6 +135,8 @@ def test_ratings_are_asked_for(tmp_path, monkeypatch):
     monkeypatch.delenv("FASTDMF_ML_100K", raising=False)
     with pytest.raises(ValueError, match=r"licence.*GroupLens.*FASTDMF_ML_100K"):
         reproduce("deep-fig3-movielens", out=tmp_path / "nothing")
+    with pytest.raises(ValueError, match=r"no file .*u\.data"):
+        reproduce("deep-fig3-movielens", data=tmp_path / "u.data", out=tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
 
 
@@ -138,6 +150,63 @@ def test_deep_theory(tmp_path):
     assert worst.loc["commuting, rotated", 4] > 0.1  # rounding grows: the limit of theory is not reached
     assert str(finding(done, "Theorems 1 and 2: flows on diagonal")) == "supported"
     assert str(finding(done, "Theorems 1 and 2: so they do in a rotated")) == "depends"
+
+
+def test_symmetric_fig1(tmp_path):
+    done = carried_out("symmetric-fig1", tmp_path, width=[2, 50])
+    low_rank, decaying, few = done.dataset.problem.values
+    error = done.dataset.error.mean("seed")
+    at = {name: error.sel(problem=name, width=50).to_pandas() for name in (low_rank, decaying, few)}
+    # Enough measurements: small starts recover even at full width, large ones and X_gd do not.
+    assert at[low_rank][symmetric.SMALL] < 0.005 and at[low_rank][symmetric.CLIPPED] < 0.01
+    assert at[low_rank][[symmetric.LARGE, symmetric.UNCLIPPED, symmetric.X_GD]].min() > 0.3
+    assert abs(at[decaying][symmetric.SMALL] - at[decaying][symmetric.MINIMUM]) < 0.02
+    assert at[decaying][symmetric.LARGE] > at[decaying][symmetric.SMALL] + 0.1
+    # Too few: nothing recovers, and X_gd is no worse than the others (against the paper's order).
+    assert at[few][symmetric.X_GD] < at[few][symmetric.SMALL] < 1.1
+    misfit = done.dataset.misfit.max("seed").sel(solution=symmetric.SMALL)
+    assert float(misfit.sel(problem=decaying, width=2)) > 0.1  # too narrow to fit
+    assert float(misfit.drop_sel(width=2).max()) < 1.01e-3
+    assert finding(done, f"The error is smaller (by 0.01 at least) for {symmetric.SMALL} than for X_gd") == (
+        "depends"
+    )
+
+
+def test_symmetric_fig2(tmp_path):
+    done = carried_out("symmetric-fig2", tmp_path, width=[10, 50])
+    norm = done.dataset.nuclear_norm.mean("seed")
+    excess = norm / norm.sel(solution=symmetric.MINIMUM) - 1.0
+    assert (abs(excess.sel(solution=symmetric.SMALL)) < 0.09).all()
+    assert (excess.sel(solution=symmetric.CLIPPED) < 0.15).all()
+    # A line search without bound leaps out of the small start, to where large starts end.
+    assert (excess.sel(solution=symmetric.UNCLIPPED) > 0.12).all()
+    assert (excess.sel(solution=symmetric.LARGE) > 0.2).all()
+    low_rank, _, few = done.dataset.problem.values
+    assert (abs(excess.sel(solution=symmetric.SMALL, problem=low_rank)) < 2e-3).all()
+    assert norm.sel(solution=symmetric.LARGE, problem=few, width=50) > 1.4 * norm.sel(
+        solution=symmetric.X_GD, problem=few, width=50
+    )
+    for claim, expected in (
+        (f"{symmetric.SMALL}: at every width that fits, the nuclear norm", "supported"),
+        (f"{symmetric.UNCLIPPED}: at every width that fits, the nuclear norm", "contradicted"),
+        (f"The nuclear norm is higher (by 2% at least) for {symmetric.LARGE} than", "supported"),
+        (f"{symmetric.LARGE}: the nuclear norm grows", "supported"),
+        (f"{symmetric.LARGE}: at the greatest width it ends like X_gd", "contradicted"),
+        (f"{symmetric.FROM_X_GD}: at the greatest width it ends like X_gd", "supported"),
+    ):
+        assert finding(done, claim) == expected, claim
+
+
+def test_small_steps_of_the_paper_end_where_the_flow_ends():
+    few = symmetric_sensing.planted(list(symmetric_sensing.PROBLEMS)[2])
+    for solution, margin in ((symmetric.SMALL, 1e-3), (symmetric.LARGE, 5e-3)):
+        flow, steps = (
+            symmetric.solve(few, solution, 50, 0, settings=Settings(optimizer))
+            for optimizer in ("flow", "paper")
+        )
+        assert (flow["status"], steps["status"]) == ("converged", "converged")
+        assert steps["steps"] > 700
+        assert flow["nuclear_norm"] == pytest.approx(steps["nuclear_norm"], rel=margin)
 
 
 # --- the framework ----------------------------------------------------------------------------------------
@@ -193,6 +262,8 @@ def test_refusals(tmp_path):
         ({"name": "deep-fig9"}, "deep-fig9.*deep-fig1"),
         ({"name": "deep-fig1", "optimizer": "adam"}, "optimizer.*adam"),
         ({"name": "deep-fig1", "init": "zero"}, "init.*zero"),
+        ({"name": "symmetric-fig1", "init": "released"}, "init of symmetric-fig1 must be paper"),
+        ({"name": "deep-fig1", "data": "u.data"}, "needs no data.*u.data"),
         ({"name": "deep-fig1", "seeds": 0}, "seeds"),
         ({"name": "deep-fig1", "workers": 0}, "workers"),
     ):

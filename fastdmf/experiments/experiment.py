@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from fastdmf.factorizations import Product
 from fastdmf.initializers import Gaussian
 from fastdmf.optimizers import GradientFlow, GroupRMSprop
-from fastdmf.problems import Problem
-from fastdmf.reference import Minimum
+from fastdmf.problems import Completion, Problem
+from fastdmf.reference import Descent, Minimum, SmallMinima, min_nuclear_norm
 from fastdmf.result import Result
 from fastdmf.run import run
 
@@ -96,10 +96,6 @@ class Claim:
     judge: Callable[[xr.Dataset], Verdict]
 
 
-def _nothing() -> None:
-    """Most experiments need nothing from outside."""
-
-
 @dataclass(frozen=True)
 class Experiment:
     """One figure of a paper.
@@ -111,8 +107,8 @@ class Experiment:
     paper, figure, summary : str
         Which figure of which paper, and what it shows.
     trial : callable
-        Called for each cell of the grid with its coordinates, ``seed``, ``settings`` (a `Settings`) and
-        ``minimum``, which is `min_nuclear_norm` with a memory.
+        Called for each cell of the grid with its coordinates, ``seed``, ``settings`` (a `Settings`), its
+        ``references``, and ``ratings`` if it needs them.
     quick, full : mapping of str to sequences
         The grid, without ``seed``: in a minute, and at the sizes of the paper.
     draw : callable
@@ -121,8 +117,12 @@ class Experiment:
         What the paper says that the figure shows.
     quick_seeds, full_seeds : int
         How many problems and starts there are.
-    check : callable
-        Called before anything runs; raises ValueError if something is missing.
+    references : mapping of str to callables
+        Slow functions that cells share: each is passed to the trial by its name here, with a memory.
+    optimizers, inits : tuple of str
+        Which of the `Settings` there are; the first is the default.
+    needs_ratings : bool
+        Whether the trial is passed ``ratings``: `movielens_100k` for the file that it was given.
     """
 
     name: str
@@ -136,8 +136,17 @@ class Experiment:
     claims: Sequence[Claim]
     quick_seeds: int = 1
     full_seeds: int = 3
-    check: Callable[[], None] = _nothing
+    references: Mapping[str, Callable[..., Any]] = field(
+        default_factory=lambda: {"minimum": min_nuclear_norm}
+    )
+    optimizers: tuple[str, ...] = OPTIMIZERS
+    inits: tuple[str, ...] = INITS
+    needs_ratings: bool = False
 
 
-#: `min_nuclear_norm`, or the same with a memory.
+#: `min_nuclear_norm`, `projected_gradient` and `min_trace_small`, or the same with a memory.
 Reference = Callable[..., Minimum]
+DescentReference = Callable[..., Descent]
+SmallReference = Callable[..., SmallMinima]
+#: `movielens_100k` with its file.
+Ratings = Callable[..., Completion]
