@@ -13,6 +13,7 @@ from fastdmf.experiments import (
     deep_dynamics,
     deep_sensing,
     deep_theory,
+    symmetric_additional,
     symmetric_sensing,
 )
 from fastdmf.experiments.experiment import Claim, Experiment, Finding, Settings, Verdict
@@ -40,6 +41,8 @@ _ALL = (
     deep_theory.THEORY,
     symmetric_sensing.FIG1,
     symmetric_sensing.FIG2,
+    symmetric_additional.FIG3,
+    symmetric_additional.MOVIELENS_FIG3,
 )
 
 #: All experiments by name.

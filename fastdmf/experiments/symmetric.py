@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastdmf import metrics, plot
+from fastdmf._checks import Array
 from fastdmf.experiments.experiment import Claim, DescentReference, Reference, Settings, Verdict
 from fastdmf.experiments.verdicts import above, tally
 from fastdmf.factorizations import Symmetric
@@ -17,7 +18,7 @@ from fastdmf.optimizers import ExactLineSearch, GradientDescent, GradientFlow, O
 from fastdmf.problems import Problem
 from fastdmf.reference import min_nuclear_norm, projected_gradient
 from fastdmf.run import run
-from fastdmf.stopping import GradientBelow, LossBelow, MaxSteps
+from fastdmf.stopping import GradientBelow, LossBelow, MaxSteps, Stop
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -54,25 +55,32 @@ _GAP = 1e-6
 
 @dataclass(frozen=True)
 class Scaled:
-    """A problem of planted norm 1 with the mean loss, for which (1/m) A*A is ``scale`` times the identity.
+    """A problem with the mean loss, whose matrix has a norm near ``norm`` and (1/m) A*A is near ``scale`` I.
 
-    Times and step sizes are divided by the scale, so that they mean the same for all problems.
+    Starts, times and step sizes are in their units, so that they mean the same for all problems.
     """
 
     problem: Problem
     scale: float
+    norm: float = 1.0
+
+    def start(self, size: float, width: int) -> Gaussian:
+        """Factors with ‖U₀‖_F = ``size``, in root mean square, in the unit √norm."""
+        return Gaussian(std=size * (self.norm / (self.problem.shape[0] * width)) ** 0.5)
 
     def moving(self, how: str, settings: Settings) -> Optimizer:
         """The optimizer of one of `DESCENTS`; small steps are those of the flow, or the paper's."""
+        unit = 1.0 / (self.scale * self.norm)
         if how == "line search":
             return ExactLineSearch()
         if how == "line search ≤ 1":
-            return ExactLineSearch(1.0 / self.scale)
-        return GradientFlow() if settings.optimizer == "flow" else GradientDescent(ETA / self.scale)
+            return ExactLineSearch(unit)
+        return GradientFlow() if settings.optimizer == "flow" else GradientDescent(ETA * unit)
 
-    def misfit(self, matrix: Any) -> float:
-        """‖A(X) − y‖/‖y‖."""
-        return float(np.linalg.norm(self.problem.residual(matrix)) / np.linalg.norm(self.problem.values))
+    def stop(self) -> Stop:
+        """When U fits, or rests."""
+        fits = LossBelow(FITS**2 * float(np.mean(self.problem.values**2)))
+        return fits | GradientBelow(_RESTS * self.scale * self.norm**1.5) | MaxSteps(1_000_000)
 
 
 def solve(
@@ -89,40 +97,47 @@ def solve(
     problem = scaled.problem
     if solution == MINIMUM:
         best = minimum(problem, psd=True, tol=_GAP)
-        matrix, about = best.matrix, {"status": f"reference {best.status}", "gap": best.gap}
-    elif solution == X_GD:
+        return {**described(problem, best.matrix), "status": f"reference {best.status}", "gap": best.gap}
+    if solution == X_GD:
         found = descent(problem, tol=0.5 * FITS)
-        matrix, about = found.matrix, {"status": f"reference {found.status}"}
+        return {**described(problem, found.matrix), "status": f"reference {found.status}"}
+    if solution == FROM_X_GD:
+        start, how = FromProduct(descent(problem, tol=0.5 * FITS).matrix), "small steps"
     else:
-        norm, how = DESCENTS.get(solution, (0.0, "small steps"))
-        if solution == FROM_X_GD:
-            start = FromProduct(descent(problem, tol=0.5 * FITS).matrix)
-        else:
-            start = Gaussian(std=norm / (problem.shape[0] * width) ** 0.5)
-        fitted = LossBelow(FITS**2 * float(np.mean(problem.values**2)))
-        result = run(
-            problem,
-            factorization=Symmetric(width),
-            init=start,
-            optimizer=scaled.moving(how, settings),
-            stop=fitted | GradientBelow(_RESTS * scaled.scale) | MaxSteps(1_000_000),
-            seed=seed,
-        )
-        matrix = result.product
-        about = {
-            "status": str(result.status),
-            "steps": float(result.steps),
-            "evaluations": float(result.evaluations),
-        }
+        size, how = DESCENTS[solution]
+        start = scaled.start(size, width)
+    result = run(
+        problem,
+        factorization=Symmetric(width),
+        init=start,
+        optimizer=scaled.moving(how, settings),
+        stop=scaled.stop(),
+        seed=seed,
+    )
     return {
-        "error": metrics.reconstruction_error(matrix, problem.truth),
-        "nuclear_norm": metrics.nuclear_norm(matrix),
-        "misfit": scaled.misfit(matrix),
-        **about,
+        **described(problem, result.product),
+        "status": str(result.status),
+        "steps": float(result.steps),
+        "evaluations": float(result.evaluations),
     }
 
 
-def draw(dataset: xr.Dataset, values: Sequence[str] = ("error", "nuclear_norm")) -> Figure:
+def described(problem: Problem, matrix: Array) -> dict[str, float]:
+    """Error, nuclear norm of a positive semidefinite matrix, and ‖A(X) − y‖/‖y‖."""
+    known = problem.truth is not None
+    return {
+        "error": metrics.reconstruction_error(matrix, problem.truth) if known else problem.test_error(matrix),
+        "nuclear_norm": float(np.trace(matrix)),
+        "misfit": float(np.linalg.norm(problem.residual(matrix)) / np.linalg.norm(problem.values)),
+    }
+
+
+def draw(
+    dataset: xr.Dataset,
+    values: Sequence[str] = ("error", "nuclear_norm"),
+    error: str = "reconstruction error\n" r"$\|X - X^*\|_F\,/\,\|X^*\|_F$",
+    logarithmic: Sequence[str] = ("error",),
+) -> Figure:
     """Variables against the width of U, where U fits."""
     return plot.against(
         dataset[list(values)].where(dataset.misfit <= 1.01 * FITS),
@@ -131,14 +146,13 @@ def draw(dataset: xr.Dataset, values: Sequence[str] = ("error", "nuclear_norm"))
         hue="solution",
         columns="problem",
         references=REFERENCES,
-        labels={"width": r"width $d$ of $U$", **_LABELS},
+        logarithmic=logarithmic,
+        labels={
+            "width": r"width $d$ of $U$",
+            "error": error,
+            "nuclear_norm": r"nuclear norm $\|X\|_*$",
+        },
     )
-
-
-_LABELS = {
-    "error": "reconstruction error\n" r"$\|X - X^*\|_F\,/\,\|X^*\|_F$",
-    "nuclear_norm": r"nuclear norm $\|X\|_*$",
-}
 
 
 # --- what is claimed ----------------------------------------------------------------------------------------
@@ -164,7 +178,9 @@ def _excess(dataset: xr.Dataset, solution: str) -> xr.DataArray:
     return _of(dataset, "nuclear_norm", solution) / _of(dataset, "nuclear_norm", MINIMUM) - 1.0
 
 
-def _near_minimum(solution: str) -> Claim:
+def near_minimum(solution: str) -> Claim:
+    """The nuclear norm is all but minimal."""
+
     def judge(dataset: xr.Dataset) -> Verdict:
         excess = _excess(dataset, solution)
         return tally((excess < 0.1).where(excess.notnull()), {"above it by ": excess})
@@ -174,7 +190,9 @@ def _near_minimum(solution: str) -> Claim:
     )
 
 
-def _higher_norm(own: str, other: str) -> Claim:
+def higher_norm(own: str, other: str) -> Claim:
+    """One solution has a higher nuclear norm than another."""
+
     def judge(dataset: xr.Dataset) -> Verdict:
         a, b = _of(dataset, "nuclear_norm", own), _of(dataset, "nuclear_norm", other)
         return tally((a > 1.02 * b).where(_both(a, b)), {"": a, " against ": b})
@@ -208,7 +226,9 @@ def _width_is_indifferent(name: str, words: str, margin: float) -> Claim:
     return Claim(f"{SMALL}: {words} at all widths that fit.", judge)
 
 
-def _grows_with_width(solution: str) -> Claim:
+def grows_with_width(solution: str) -> Claim:
+    """Wider factors have higher nuclear norms."""
+
     def judge(dataset: xr.Dataset) -> Verdict:
         own = _of(dataset, "nuclear_norm", solution)
         before = own.shift(width=1)
@@ -217,7 +237,9 @@ def _grows_with_width(solution: str) -> Claim:
     return Claim(f"{solution}: the nuclear norm grows with the width (against the width before).", judge)
 
 
-def _smaller_error(own: str, other: str) -> Claim:
+def smaller_error(own: str, other: str) -> Claim:
+    """One solution has a smaller error than another."""
+
     def judge(dataset: xr.Dataset) -> Verdict:
         a, b = _of(dataset, "error", own), _of(dataset, "error", other)
         return tally((a < b - 0.01).where(_both(a, b)), {"": a, " against ": b})
@@ -233,22 +255,22 @@ def _as_small_an_error(solution: str) -> Claim:
 
 
 ERROR_CLAIMS = (
-    _smaller_error(SMALL, X_GD),
-    _smaller_error(SMALL, LARGE),
+    smaller_error(SMALL, X_GD),
+    smaller_error(SMALL, LARGE),
     _as_small_an_error(SMALL),
     _as_small_an_error(CLIPPED),
     _width_is_indifferent("error", "errors differ by less than 0.05", 0.05),
 )
 NORM_CLAIMS = (
-    _near_minimum(SMALL),
-    _near_minimum(CLIPPED),
-    _near_minimum(UNCLIPPED),
+    near_minimum(SMALL),
+    near_minimum(CLIPPED),
+    near_minimum(UNCLIPPED),
     _width_is_indifferent("nuclear_norm", "nuclear norms differ by less than 5%", 0.05),
-    _higher_norm(LARGE, SMALL),
-    _higher_norm(CLIPPED, SMALL),
-    _higher_norm(UNCLIPPED, SMALL),
-    _higher_norm(LARGE_CLIPPED, LARGE),
-    _grows_with_width(LARGE),
+    higher_norm(LARGE, SMALL),
+    higher_norm(CLIPPED, SMALL),
+    higher_norm(UNCLIPPED, SMALL),
+    higher_norm(LARGE_CLIPPED, LARGE),
+    grows_with_width(LARGE),
     _like_x_gd(LARGE, 0.1),
     _like_x_gd(FROM_X_GD, 0.01),
 )

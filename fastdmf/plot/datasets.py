@@ -22,6 +22,7 @@ LABELS = {
     "measurements": r"measurements $m$",
 }
 _SPAN = 1e-5  # of a logarithmic axis: what is smaller is a solver's tolerance
+_LONG = 25  # characters of a name of which only one fits in a row of a column's legend
 _DASHES_OF_REFERENCES = ("--", ":", "-.")
 
 
@@ -104,7 +105,7 @@ def against(
         [handle_of[name] for name in names],
         names,
         loc="outside upper center",
-        ncols=2 if len(across) == 1 else 3,
+        ncols=3 if len(across) > 1 else 2 if max(map(len, names)) < _LONG else 1,
         fontsize=7,
         frameon=False,
     )
