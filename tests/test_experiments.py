@@ -1,5 +1,6 @@
 """The figures of the papers, by their numbers: what was found to hold and to fail, at small sizes."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from fastdmf.experiments import (
     reproduce,
     symmetric,
     symmetric_sensing,
+    symmetric_small,
 )
 from fastdmf.experiments.recovery import MINIMUM, TRUTH, recovers_earlier
 from fastdmf.experiments.verdicts import below, tally
@@ -207,6 +209,61 @@ def test_small_steps_of_the_paper_end_where_the_flow_ends():
         assert (flow["status"], steps["status"]) == ("converged", "converged")
         assert steps["steps"] > 700
         assert flow["nuclear_norm"] == pytest.approx(steps["nuclear_norm"], rel=margin)
+
+
+def test_symmetric_fig3(tmp_path):
+    done = carried_out("symmetric-fig3", tmp_path, width=[10, 50])
+    entries, many, few = done.dataset.problem.values
+    mean = done.dataset[["error", "nuclear_norm"]].mean("seed")
+    error, excess = mean.error, mean.nuclear_norm / mean.nuclear_norm.sel(solution=symmetric.MINIMUM) - 1.0
+    small, large = (error.sel(solution=name, problem=entries) for name in (symmetric.SMALL, symmetric.LARGE))
+    assert (small < 0.02).all() and (large > 0.3).all()
+    assert (abs(excess.sel(problem=many)) < 0.01).all()  # x xᵀ all but determine the trace
+    assert (excess.sel(problem=few, solution=symmetric.SMALL) > 0.15).all()  # against the paper
+    assert finding(done, f"{symmetric.SMALL}: nuclear norms differ by less than 5%") == "supported"
+    assert finding(done, f"{symmetric.SMALL}: at every width that fits, the nuclear norm") == "depends"
+
+
+@pytest.mark.skipif(
+    not os.environ.get("FASTDMF_ML_100K"), reason="FASTDMF_ML_100K does not name a u.data of MovieLens 100K"
+)
+def test_symmetric_fig3_movielens(tmp_path):
+    done = carried_out("symmetric-fig3-movielens", tmp_path, width=[50])
+    at = done.dataset[["error", "nuclear_norm"]].squeeze().to_dataframe()
+    assert at.error[symmetric.SMALL] < at.error[symmetric.MINIMUM] - 0.05 < at.error[symmetric.LARGE] - 1.0
+    excess = at.nuclear_norm / at.nuclear_norm[symmetric.MINIMUM] - 1.0
+    assert 0.1 < excess[symmetric.SMALL] < 0.2 and excess[symmetric.LARGE] > 0.7
+
+
+def test_symmetric_fig4(tmp_path):
+    done = carried_out("symmetric-fig4", tmp_path, problems=[400])
+    assert set(done.dataset.outcome.values.flat) == {symmetric_small.CERTIFIED, symmetric_small.TOUCHED}
+    excess = done.dataset.excess.where(done.dataset.outcome == symmetric_small.CERTIFIED).squeeze()
+    assert float(excess.min()) > -1e-6
+    reached = (excess < symmetric_small.REACHED).where(excess.notnull()).mean("case")
+    assert (reached.sel(start=1.0) < 0.1).all()
+    # Most flows from small starts reach the minimum, but far from all, and still smaller ones do not help.
+    assert (abs(reached.sel(start=[1e-5, 1e-3]) - 0.75) < 0.1).all()
+    assert (excess.sel(start=1e-5) > 0.1).any("case").all()
+    assert [str(verdict.finding) for verdict in done.verdicts.values()][:2] == ["supported", "contradicted"]
+    assert finding(done, "In no problem a smaller start ends farther") == "contradicted"
+
+
+def test_smaller_starts_end_farther_from_the_minimum(tmp_path):
+    few = "c: rank 2, m = 25"
+    done = carried_out("symmetric-starts", tmp_path, problem=["a: rank 2, m = 300", few], start=[1e-8, 1e-2])
+    excess = done.dataset.excess.mean("seed").to_pandas()
+    assert abs(excess.loc["a: rank 2, m = 300", 1e-8]) < 1e-3
+    assert excess.loc[few, 1e-8] > 0.1 > 0.06 > excess.loc[few, 1e-2]
+    assert finding(done, "From the smallest start") == "depends"
+    # So it is in a far more precise integration.
+    scaled = symmetric_sensing.planted(few)
+    precise = dmf.run(
+        scaled.problem, factorization=dmf.Symmetric(), init=scaled.start(1e-8, 50), stop=scaled.fits(),
+        optimizer=dmf.GradientFlow(rtol=1e-7, method="dopri5"), seed=0,
+    )  # fmt: skip
+    there = done.dataset.nuclear_norm.sel(problem=few, start=1e-8, seed=0)
+    assert float(there) == pytest.approx(np.trace(precise.product), rel=1e-3)
 
 
 # --- the framework ----------------------------------------------------------------------------------------

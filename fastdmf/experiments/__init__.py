@@ -15,6 +15,8 @@ from fastdmf.experiments import (
     deep_theory,
     symmetric_additional,
     symmetric_sensing,
+    symmetric_small,
+    symmetric_starts,
 )
 from fastdmf.experiments.experiment import Claim, Experiment, Finding, Settings, Verdict
 from fastdmf.experiments.reproducing import Reproduction, carry_out
@@ -43,6 +45,8 @@ _ALL = (
     symmetric_sensing.FIG2,
     symmetric_additional.FIG3,
     symmetric_additional.MOVIELENS_FIG3,
+    symmetric_small.FIG4,
+    symmetric_starts.STARTS,
 )
 
 #: All experiments by name.

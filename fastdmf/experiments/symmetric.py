@@ -13,7 +13,7 @@ from fastdmf._checks import Array
 from fastdmf.experiments.experiment import Claim, DescentReference, Reference, Settings, Verdict
 from fastdmf.experiments.verdicts import above, tally
 from fastdmf.factorizations import Symmetric
-from fastdmf.initializers import FromProduct, Gaussian
+from fastdmf.initializers import FromProduct, Gaussian, Initializer
 from fastdmf.optimizers import ExactLineSearch, GradientDescent, GradientFlow, Optimizer
 from fastdmf.problems import Problem
 from fastdmf.reference import min_nuclear_norm, projected_gradient
@@ -50,7 +50,8 @@ FITS = 1e-3
 #: ‖∂ℓ/∂U‖_F, for the same scale, below which U rests: too narrow to fit.  That of the smallest start is 20
 #: times as large.
 _RESTS = 1e-5
-_GAP = 1e-6
+#: Relative gap to which the minimum is proved.
+GAP = 1e-6
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,13 @@ class Scaled:
             return ExactLineSearch(unit)
         return GradientFlow() if settings.optimizer == "flow" else GradientDescent(ETA * unit)
 
-    def stop(self) -> Stop:
-        """When U fits, or rests."""
-        fits = LossBelow(FITS**2 * float(np.mean(self.problem.values**2)))
-        return fits | GradientBelow(_RESTS * self.scale * self.norm**1.5) | MaxSteps(1_000_000)
+    def fits(self) -> Stop:
+        """Whether X is a global optimum."""
+        return LossBelow(FITS**2 * float(np.mean(self.problem.values**2)))
+
+    def rests(self) -> Stop:
+        """Whether U moves so slowly that it is too narrow to fit; smaller starts are too slow for this."""
+        return GradientBelow(_RESTS * self.scale * self.norm**1.5)
 
 
 def solve(
@@ -96,26 +100,35 @@ def solve(
     """One of `SOLUTIONS` of a problem; ``seed`` is that of the start, the references are the same for all."""
     problem = scaled.problem
     if solution == MINIMUM:
-        best = minimum(problem, psd=True, tol=_GAP)
+        best = minimum(problem, psd=True, tol=GAP)
         return {**described(problem, best.matrix), "status": f"reference {best.status}", "gap": best.gap}
     if solution == X_GD:
         found = descent(problem, tol=0.5 * FITS)
         return {**described(problem, found.matrix), "status": f"reference {found.status}"}
     if solution == FROM_X_GD:
-        start, how = FromProduct(descent(problem, tol=0.5 * FITS).matrix), "small steps"
+        start = FromProduct(descent(problem, tol=0.5 * FITS).matrix)
+        how = "small steps"
     else:
         size, how = DESCENTS[solution]
         start = scaled.start(size, width)
+    moving = scaled.moving(how, settings)
+    return descend(scaled, start, width, seed, moving, scaled.fits() | scaled.rests())
+
+
+def descend(
+    scaled: Scaled, start: Initializer, width: int, seed: int, moving: Optimizer, stop: Stop
+) -> dict[str, Any]:
+    """Where U goes from a start."""
     result = run(
-        problem,
+        scaled.problem,
         factorization=Symmetric(width),
         init=start,
-        optimizer=scaled.moving(how, settings),
-        stop=scaled.stop(),
+        optimizer=moving,
+        stop=stop | MaxSteps(1_000_000),
         seed=seed,
     )
     return {
-        **described(problem, result.product),
+        **described(scaled.problem, result.product),
         "status": str(result.status),
         "steps": float(result.steps),
         "evaluations": float(result.evaluations),
@@ -136,7 +149,6 @@ def draw(
     dataset: xr.Dataset,
     values: Sequence[str] = ("error", "nuclear_norm"),
     error: str = "reconstruction error\n" r"$\|X - X^*\|_F\,/\,\|X^*\|_F$",
-    logarithmic: Sequence[str] = ("error",),
 ) -> Figure:
     """Variables against the width of U, where U fits."""
     return plot.against(
@@ -146,7 +158,7 @@ def draw(
         hue="solution",
         columns="problem",
         references=REFERENCES,
-        logarithmic=logarithmic,
+        logarithmic=(),
         labels={
             "width": r"width $d$ of $U$",
             "error": error,

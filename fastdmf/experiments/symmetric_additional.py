@@ -111,7 +111,7 @@ MOVIELENS_FIG3 = Experiment(
     trial=rated,
     quick={**_RATED, "width": [10, 50, 200]},
     full={**_RATED, "width": [10, 50, 200, 1000, 2625]},
-    draw=partial(draw, error="test error (RMSE)", logarithmic=()),
+    draw=partial(draw, error="test error (RMSE)"),
     claims=(
         smaller_error(SMALL, LARGE),
         smaller_error(SMALL, MINIMUM),
