@@ -114,6 +114,15 @@ def test_deep_sensing_fig2(tmp_path):
     assert finding(done, takes_fewer) == "supported"
 
 
+def test_deep_learning_rates(tmp_path):
+    done = carried_out("deep-learning-rates", tmp_path, observed=[2000], depth=[2])
+    assert set(done.dataset.status.values.flat) == {"converged"}
+    error, steps = (done.dataset[name].squeeze().to_pandas() for name in ("error", "steps"))
+    assert error.max() - error.min() < 2e-3 and error.min() > 0.1
+    assert steps["learning rate 2.5e-4"] > 3.5 * steps["learning rate 1e-3"]
+    assert {str(verdict.finding) for verdict in done.verdicts.values()} == {"supported"}
+
+
 @pytest.mark.parametrize("name", ["deep-fig3", "deep-sensing-fig3"])
 def test_deep_fig3(name, tmp_path):
     done = carried_out(name, tmp_path)

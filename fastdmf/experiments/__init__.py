@@ -11,6 +11,7 @@ import os
 from fastdmf.experiments import (
     deep_completion,
     deep_dynamics,
+    deep_learning_rates,
     deep_sensing,
     deep_theory,
     symmetric_additional,
@@ -40,6 +41,7 @@ _ALL = (
     deep_sensing.FIG1,
     deep_sensing.FIG2,
     deep_dynamics.SENSING_FIG3,
+    deep_learning_rates.LEARNING_RATES,
     deep_theory.THEORY,
     symmetric_sensing.FIG1,
     symmetric_sensing.FIG2,

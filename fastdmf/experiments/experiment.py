@@ -33,15 +33,17 @@ class Settings:
     Parameters
     ----------
     optimizer : {"flow", "paper"}
-        `GradientFlow`, or what the released code uses: `GroupRMSprop` with its learning rate of 1e-3, in
-        float32.
+        `GradientFlow`, or what the released code uses: `GroupRMSprop`, in float32.
     init : {"released", "paper"}
         Gaussian factors with the product scale 1e-3 of the released code, or with the standard deviation
         1e-3 per factor of the paper's text.
+    lr : float
+        Learning rate of the paper's optimizer.
     """
 
     optimizer: str = "flow"
     init: str = "released"
+    lr: float = 1e-3
 
     def start(self, depth: int, shrink: float = 1.0) -> Gaussian:
         """The start, its product W(0) divided by ``shrink``."""
@@ -56,7 +58,7 @@ class Settings:
             problem,
             factorization=Product(depth),
             init=self.start(depth, shrink),
-            optimizer=GradientFlow() if is_flow else GroupRMSprop(lr=1e-3),
+            optimizer=GradientFlow() if is_flow else GroupRMSprop(self.lr),
             dtype="float64" if is_flow else "float32",
             seed=_START + seed,
         )
