@@ -272,6 +272,8 @@ def test_against_has_a_column_for_each_value(swept):
     assert [panel.get_title() for panel in figure.axes] == ["rank 5", "rank 10"]
     first, second = (panel.containers[1].lines[0].get_ydata() for panel in figure.axes)
     assert second == pytest.approx(2 * np.asarray(first))
+    low, high = figure.axes[0].get_ylim()  # which both panels share
+    assert low < 0.01 and high > 2 * 3.0
 
 
 def test_figures_of_datasets_refuse(swept):

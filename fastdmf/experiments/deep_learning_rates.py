@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FLOW = "gradient flow"
-RATES = {"learning rate 1e-3": 1e-3, "learning rate 2.5e-4": 2.5e-4}
+RATES = {"learning rate 1e-3": 1e-3, "learning rate 5e-4": 5e-4}
 
 
 def trial(
@@ -42,7 +42,7 @@ LEARNING_RATES = Experiment(
     name="deep-learning-rates",
     paper=PAPER,
     figure="a remark on figures 1 and 2",
-    summary="completion by the paper's optimizer with its learning rate, a quarter of it, and by the flow",
+    summary="completion by the paper's optimizer with its learning rate, half of it, and by the flow",
     trial=trial,
     quick={"rank": [5], "observed": [1000, 2000], "depth": [2, 3], "solution": (*RATES, FLOW)},
     full={"rank": [5, 10], "observed": range(1000, 5001, 500), "depth": [2, 3], "solution": (*RATES, FLOW)},

@@ -91,7 +91,7 @@ FIG3 = Experiment(
     summary="error and nuclear norm of UUᵀ against the width d of U: entries of a matrix, and rank-one "
     "measurements",
     trial=trial,
-    quick={"problem": list(PROBLEMS), "width": [2, 10, 20, 50], "solution": SOLUTIONS},
+    quick={"problem": list(PROBLEMS), "width": [2, 10, 50], "solution": SOLUTIONS},
     full={"problem": list(PROBLEMS), "width": [2, 5, 8, *range(10, 51, 5)], "solution": SOLUTIONS},
     draw=draw,
     claims=(*ERROR_CLAIMS, *NORM_CLAIMS),

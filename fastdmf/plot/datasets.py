@@ -91,10 +91,8 @@ def against(
             aside = 0.0 if x in logarithmic else _SIDE_BY_SIDE
             _draw_curves(panel, part, x, hue, over, references, name in logarithmic, aside)
             dress(panel, named.get(name, name) if panel is row[0] else "")
-            if name in logarithmic:
-                panel.set_yscale("log", nonpositive="mask")
-                panel.set_ylim(bottom=max(panel.get_ylim()[0], _SPAN * panel.get_ylim()[1]))
-                panel.tick_params(which="minor", length=1.5)
+        if name in logarithmic:
+            _make_logarithmic(row)
     for panel, column in zip(panels[0], across, strict=True):
         if column is not None:
             panel.set_title(f"{columns} {column}", fontsize=8)
@@ -114,6 +112,15 @@ def against(
         frameon=False,
     )
     return figure
+
+
+def _make_logarithmic(row: Sequence[Axes]) -> None:
+    """Logarithmic axes for panels that share one, when all of them are drawn: limits once set stay."""
+    for panel in row:
+        panel.set_yscale("log", nonpositive="mask")
+        panel.tick_params(which="minor", length=1.5)
+    low, high = row[0].get_ylim()
+    row[0].set_ylim(bottom=max(low, _SPAN * high))
 
 
 def _draw_curves(

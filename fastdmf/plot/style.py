@@ -41,7 +41,7 @@ def dress(panel: Axes, ylabel: str, xlabel: str | None = None) -> None:
     panel.set_ylabel(ylabel, fontsize=8)
     if xlabel is not None:
         panel.set_xlabel(xlabel, fontsize=8)
-    panel.tick_params(labelsize=7)
+    panel.tick_params(which="both", labelsize=7)
     panel.grid(color="#E5E5E5", linewidth=0.5)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
