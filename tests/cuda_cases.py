@@ -244,30 +244,34 @@ class Trials:
 
 
 def advance_each(launch, dtype):
-    out, scale, pairs = {}, 0.02, np.array([(0.0, np.inf), (1e9, 1e9), (0.0, 0.0)])
-    for name, (tied, momentum, lr, alpha) in {
-        "chains": (False, 0.0, 0.3, None), "tied": (True, 0.9, 0.1, None), "paced": (False, 0.0, 0.1, 0.9),
-    }.items():  # fmt: skip
+    out, scale, pairs = {}, 0.02, np.array([(0.0, np.inf), (1e9, np.inf), (0.0, 0.0), (1e9, 1e9)])
+    for name, (tied, momentum, lr, alpha, norm) in {
+        "chains": (False, 0.0, 0.3, None, False),
+        "tied": (True, 0.9, 0.1, None, True),
+        "paced": (False, 0.0, 0.1, 0.9, False),
+        "paced and watched": (True, 0.0, 0.1, 0.9, True),
+    }.items():
         t = Trials(dtype, tied, momentum)
         o, s = t.observed, t.size
         addresses = np.array([home.ctypes.data for home in t.homes])
         states = np.stack([going(STEPS=3.0, TIME=2.0, MEAN_SQUARE=0.5) for _ in t.homes])
         # The first goes on to its last step, the second halts at its first one.
-        orders = np.array([(5.0, np.inf, 2, 1, 1), (4.0, np.inf, 0, 2, 1)])
+        orders = np.array([(3.0, np.inf, 2 * norm, 1, norm), (4.0, np.inf, 2 * norm, 2, norm)])
         launch(
             "advance_each", (2,), addresses, t.plan, t.left, t.right, s, o.rows, o.cols, o.values,
             o.values.size, *t.lists, t.owners, scale, int(alpha is not None), lr, alpha or 0.0, 1e-4,
             momentum, orders, pairs, states,
         )  # fmt: skip
-        for k, (home, steps) in enumerate(zip(t.homes, (5, 1), strict=True)):
+        for k, (home, steps) in enumerate(zip(t.homes, (3, 1), strict=True)):
             point, gradient, velocity, state = t.expected(k, steps, scale, lr, alpha)
             out[f"{name} point {k}"] = home[:s], point
-            out[f"{name} gradient {k}"] = home[2 * s : 3 * s], gradient
+            if norm:
+                out[f"{name} gradient {k}"] = home[2 * s : 3 * s], gradient
+                out[f"{name} norm {k}"] = states[k, [GRADIENT_SQUARED]], np.array([np.sum(gradient**2)])
             if momentum:
                 out[f"{name} velocity {k}"] = home[3 * s : 4 * s], velocity
             kept = [LOSS, TIME, STEPS]
             out[f"{name} state {k}"] = states[k, kept], state[kept]
-            out[f"{name} norm {k}"] = states[k, [GRADIENT_SQUARED]], np.array([np.sum(gradient**2)])
             out[f"{name} end {k}"] = states[k, [EVENT, TAKEN]], np.array([float(k), steps])
     return out
 
