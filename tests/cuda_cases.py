@@ -375,6 +375,70 @@ def sum_slots(launch, dtype, count=19):
     return results
 
 
+def combine(launch, dtype, size=300):
+    memory = np.random.default_rng(12).standard_normal((7, size)).astype(dtype)
+    before, out = memory.astype(float), {}
+    weights = (0.5, -2.0, 0.25, 1.5, -0.75, 3.0)
+    for terms, to, sets in (
+        (1, 2, (1, 1, 1, 1, 1, 1)),
+        (4, 5, (0, 5, 1, 3, 0, 0)),
+        (6, 6, (0, 1, 3, 4, 0, 1)),
+    ):
+        grid = (-(-size // sources.BLOCK),)
+        launch("combine", grid, memory, size, to, terms, *sets, *weights, going())
+        wanted = sum(w * before[k] for w, k in zip(weights[:terms], sets, strict=False))
+        out[f"{terms} terms"], before = (memory[to].copy(), wanted), memory.astype(float)
+    return out
+
+
+def set_squares(launch, dtype, per_block=256):
+    sizes, blocks = (700, 30, 256), 3
+    memory = np.random.default_rng(13).standard_normal((4, sum(sizes))).astype(dtype)
+    partials = filled((9, blocks), float)
+    launch(
+        "set_squares", (blocks, 9), memory, sum(sizes), np.cumsum(sizes), 3, 2, 0, 3, per_block, blocks,
+        going(), partials,
+    )  # fmt: skip
+    firsts = np.cumsum((0, *sizes[:-1]))
+    expected = np.array([
+        [np.sum(memory[k, a : a + n][b * per_block :][:per_block].astype(float) ** 2) for b in range(blocks)]
+        for k in (2, 0, 3) for a, n in zip(firsts, sizes, strict=True)
+    ])  # fmt: skip
+    return {"partials": (partials, expected)}
+
+
+def total(launch, dtype):
+    partials, totals = np.random.default_rng(14).random((3, 301)), filled(3, float)
+    launch("total", (3,), partials, 301, 0.25, going(), totals)
+    return {"totals": (totals, 0.25 * partials.sum(axis=1))}
+
+
+def sampled_change(launch, dtype, per_warp=3):
+    o = Observed(dtype)
+    rng, size = np.random.default_rng(15), o.values.size
+    left_dot, right_dot = (rng.standard_normal(x.shape).astype(dtype) for x in (o.left, o.right))
+    w_dot, grid = filled(size, dtype), (-(-size // (WARPS * per_warp)),)
+    ends = o.left, o.right, left_dot, right_dot
+    launch("sampled_change", grid, *ends, o.rows, o.cols, size, o.width, per_warp, going(), w_dot)
+    left, right, left_dot, right_dot = (x.astype(float) for x in ends)
+    whole = left_dot @ right.T + left @ right_dot.T
+    return {"w_dot": (w_dot, whole[o.rows, o.cols])}
+
+
+def gather_change(launch, dtype):
+    o = Observed(dtype)
+    rng = np.random.default_rng(16)
+    z_dot, dense_dot = (rng.standard_normal(x.shape).astype(dtype) for x in (o.z, o.right))
+    out = filled(o.left.shape, dtype)
+    launch(
+        "gather_change", grid_of(o.n, o.width), *o.by_row, o.z, z_dot, o.right, dense_dot, o.n, o.width,
+        going(), out,
+    )  # fmt: skip
+    dense_z_dot = np.zeros_like(o.dense_z)
+    dense_z_dot[o.rows, o.cols] = z_dot
+    return {"out": (out, dense_z_dot @ o.right + o.dense_z @ dense_dot)}
+
+
 CASES = {
     case.__name__: case
     for case in (
@@ -391,6 +455,11 @@ CASES = {
         squares,
         pace,
         settle,
+        combine,
+        set_squares,
+        total,
+        sampled_change,
+        gather_change,
         advance_each,
     )
 }

@@ -13,6 +13,7 @@ from fastdmf.backends import Event, Leg, cuda
 from fastdmf.backends.cuda_objective import CudaObjective
 from fastdmf.kernels.cpu import stepping
 from fastdmf.kernels.cuda import sources
+from fastdmf.kernels.flow_rules import SLOTS_OF_STEPS
 from tests import cuda_shim
 from tests.cuda_shim import ShimDevice
 from tests.test_against_naive import assert_same
@@ -445,7 +446,6 @@ def test_a_cancelled_advance_ends_between_steps(on_shim, small):
         (dmf.Sensing.gaussian((5, 5), 1, 9, seed=0), dmf.Product(1), dmf.GradientDescent(1.0), "depth=1"),
         (dmf.Completion.random(), dmf.Product(1), dmf.GradientDescent(1.0), "depth=1"),
         (dmf.Completion.random(), dmf.Product(2), dmf.ExactLineSearch(), "ExactLineSearch"),
-        (dmf.Completion.random(), dmf.Product(2), dmf.GradientFlow(), "GradientFlow"),
     ],
 )
 def test_what_it_cannot_do_is_refused(on_shim, problem, factorization, optimizer, named):
@@ -463,7 +463,7 @@ def test_values_too_large_for_float32_are_refused(on_shim):
 def test_the_state_begins_with_what_trajectories_on_the_cpu_carry():
     names = ("LOSS", "GRADIENT_SQUARED", "TIME", "STEPS", "MEAN_SQUARE")
     assert [getattr(sources, n) for n in names] == [getattr(stepping, n) for n in names] == list(range(5))
-    assert sources.SLOTS_KEPT == stepping.SLOTS == 5
+    assert sources.SLOTS_KEPT == SLOTS_OF_STEPS == 5
 
 
 @needs_shim

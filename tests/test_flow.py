@@ -14,9 +14,9 @@ from fastdmf.backends import Event, bind, bind_objective
 from fastdmf.backends.cpu_memory import Matrices
 from fastdmf.backends.cpu_objective import NEVER, Scratch
 from fastdmf.choices import Choices
-from fastdmf.kernels.cpu.flow import IS_STIFF
 from fastdmf.kernels.cpu.hessian import hessian_times
 from fastdmf.kernels.cpu.stepping import forward
+from fastdmf.kernels.flow_rules import IS_STIFF
 from tests import naive
 
 REFERENCE = dmf.GradientFlow(rtol=1e-10, method="dopri5")

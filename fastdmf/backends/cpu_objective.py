@@ -25,6 +25,7 @@ from fastdmf.kernels.cpu.symmetric import Tied
 from fastdmf.kernels.cpu.tables import VECTOR_BYTES, table_of
 from fastdmf.kernels.cpu.unfactored import Unfactored
 from fastdmf.kernels.cpu.verbs import Bound, Model, Operator, Support
+from fastdmf.kernels.flow_rules import SLOTS_OF_STEPS
 from fastdmf.problems import Completion, Problem
 from fastdmf.problems.base import root_mean_square
 
@@ -138,7 +139,7 @@ class CpuObjective:
         """Loss and gradient at a point of the kernels."""
         gradient = Matrices.empty(self.layout.shapes, self.dtype, self.layout.lanes)
         scratch = Scratch(self)
-        scalars = np.zeros(stepping.SLOTS)
+        scalars = np.zeros(SLOTS_OF_STEPS)
         with self.holding_threads(), self.launching():
             stepping.advance(
                 _NO_RULE, scratch.model, self.bound_support, scratch.operator, point.table, gradient.table,

@@ -16,6 +16,7 @@ from fastdmf.kernels.cpu.completion import Entries
 from fastdmf.kernels.cpu.line_search import LineSearch
 from fastdmf.kernels.cpu.stepping import FixedStep, GroupRMS
 from fastdmf.kernels.cpu.verbs import Model, Operator
+from fastdmf.kernels.flow_rules import SLOTS_OF_STEPS
 from fastdmf.optimizers import ExactLineSearch, GradientDescent, GroupRMSprop, Optimizer
 
 
@@ -45,7 +46,7 @@ class StepTrajectory(CpuTrajectory):
     ) -> None:
         searches = isinstance(optimizer, ExactLineSearch)
         scratch = Scratch(objective, searches)
-        scalars = memory.get("scalars", np.zeros(stepping.SLOTS))
+        scalars = memory.get("scalars", np.zeros(SLOTS_OF_STEPS))
         super().__init__(objective, optimizer, scratch, factors, scalars, evaluations)
         self._support = objective.searched_support if searches else objective.bound_support
         layout, dtype = objective.layout, objective.dtype

@@ -14,23 +14,6 @@ import numpy as np
 
 from fastdmf.kernels.cpu.compilation import kernel
 from fastdmf.kernels.cpu.flow import (
-    ERROR,
-    EVALUATIONS,
-    GRADIENT,
-    IS_CURRENT,
-    IS_STIFF,
-    LAST_ERROR,
-    NEW_GRADIENT,
-    NEW_LOSS,
-    NEW_POINT,
-    OLD,
-    POINT,
-    PRODUCTS,
-    RADIUS,
-    RADIUS_AGE,
-    STAGE,
-    STAGES,
-    STEP_SIZE,
     Integrator,
     attempt,
     combine,
@@ -46,14 +29,33 @@ from fastdmf.kernels.cpu.hessian import spectral_radius
 from fastdmf.kernels.cpu.stepping import forward
 from fastdmf.kernels.cpu.tables import copy_into, is_set
 from fastdmf.kernels.cpu.verbs import Operator, implements, pull_back, step_back
+from fastdmf.kernels.flow_rules import (
+    DAMPING,
+    ERROR,
+    EVALUATIONS,
+    EXPLICIT_LIMIT,
+    GRADIENT,
+    IS_CURRENT,
+    IS_STIFF,
+    LAST_ERROR,
+    MAX_STAGES,
+    NEW_GRADIENT,
+    NEW_LOSS,
+    NEW_POINT,
+    OLD,
+    POINT,
+    PRODUCTS,
+    RADIUS,
+    RADIUS_AGE,
+    REFRESH,
+    REFRESH_EXPLICIT,
+    SAFETY,
+    STAGE,
+    STAGES,
+    STEP_SIZE,
+    STRETCH,
+)
 
-#: Damping ε of the stability polynomials, and h ρ ≤ (s² − 1) / STRETCH where they are stable.
-_DAMPING, _STRETCH = 2.0 / 13.0, 1.54
-#: Power iteration finds ρ from below; after so many steps it is found again.
-_SAFETY, _REFRESH = 1.15, 25
-#: The same for explicit steps, and h ρ from which the flow counts as stiff: they are stable up to 3.3.
-_REFRESH_EXPLICIT, _EXPLICIT_LIMIT = 5, 2.5
-MAX_STAGES = 200
 #: The sets whose combinations are the first stage, and the later ones and the error.
 _FIRST = np.array([POINT, GRADIENT])
 _ALL = np.array([POINT, NEW_POINT, GRADIENT, NEW_GRADIENT])
@@ -83,12 +85,12 @@ def _find_radius(method, flow, model, support, operator, scalars, cancel):
     copy_set(direction, method.direction, method.w_dot)
     radius, products = spectral_radius(
         model, support, method.linear, set_of(flow, POINT), direction, set_of(flow, STAGE), method.w_dot,
-        scalars[RADIUS] / _SAFETY, cancel,
+        scalars[RADIUS] / SAFETY, cancel,
     )  # fmt: skip
     if is_set(cancel):  # the next attempt begins from the same direction
         return
     copy_set(method.direction, direction, method.w_dot)
-    scalars[RADIUS], scalars[RADIUS_AGE] = _SAFETY * radius, 0.0
+    scalars[RADIUS], scalars[RADIUS_AGE] = SAFETY * radius, 0.0
     scalars[PRODUCTS] += products
     copy_into(flow.before, scalars)  # what was found stays, whatever becomes of the step
 
@@ -96,9 +98,9 @@ def _find_radius(method, flow, model, support, operator, scalars, cancel):
 @kernel
 def _stages(h, radius):
     """The number of stages for a step, and the step that this number allows."""
-    wanted = math.sqrt(1.0 + _STRETCH * h * radius)
+    wanted = math.sqrt(1.0 + STRETCH * h * radius)
     if wanted > MAX_STAGES:
-        return MAX_STAGES, (MAX_STAGES**2 - 1) / (_STRETCH * radius)
+        return MAX_STAGES, (MAX_STAGES**2 - 1) / (STRETCH * radius)
     return max(2, math.ceil(wanted)), h
 
 
@@ -106,7 +108,7 @@ def _stages(h, radius):
 def _prepare(polynomials, s):
     """T_j and b_j of the stages j ≤ s, and w₀, w₁: T_j = T_j(w₀), b_j = T_j''(w₀) / T_j'(w₀)²."""
     t, b = polynomials[0], polynomials[1]
-    w0 = 1.0 + _DAMPING / s**2
+    w0 = 1.0 + DAMPING / s**2
     t[0], t[1] = 1.0, w0
     slope_before, slope, bend_before, bend = 0.0, 1.0, 0.0, 0.0
     for j in range(2, s + 1):
@@ -169,14 +171,14 @@ def _attempt(at, flow, model, support, operator, scalars, cancel):
     method = at[0]
     # Explicit steps do not need the radius, but to tell when stability begins to limit them.  On the first
     # plateau that is asked only after a step was rejected.
-    refresh = _REFRESH
+    refresh = REFRESH
     if scalars[IS_STIFF] == 0.0:
-        refresh = OLD if is_on_plateau(scalars) else _REFRESH_EXPLICIT
+        refresh = OLD if is_on_plateau(scalars) else REFRESH_EXPLICIT
     if scalars[RADIUS_AGE] >= refresh:
         _find_radius(method, flow, model, support, operator, scalars, cancel)
         if is_set(cancel):
             return
-    if scalars[IS_STIFF] == 0.0 and scalars[STEP_SIZE] * scalars[RADIUS] > _EXPLICIT_LIMIT:
+    if scalars[IS_STIFF] == 0.0 and scalars[STEP_SIZE] * scalars[RADIUS] > EXPLICIT_LIMIT:
         scalars[IS_STIFF], scalars[LAST_ERROR] = 1.0, 1.0
     scalars[RADIUS_AGE] += 1.0
     if scalars[IS_STIFF] == 0.0:

@@ -48,7 +48,8 @@ def compile_apart(typingctx):
 def source_digest() -> str:
     """SHA-256 over the choice of kernels and every kernel source, in the order of their names."""
     digest = hashlib.sha256(b"plain" if IS_PLAIN else b"")
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    here = Path(__file__).parent
+    for path in (*sorted(here.glob("*.py")), here.parent / "flow_rules.py"):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

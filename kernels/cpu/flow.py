@@ -11,40 +11,21 @@ import numpy as np
 from numba import types
 
 from fastdmf.kernels.cpu.compilation import compile_apart, kernel
-from fastdmf.kernels.cpu.stepping import SLOTS as _SLOTS_OF_STEPS
 from fastdmf.kernels.cpu.stepping import forward
 from fastdmf.kernels.cpu.tables import copy_into, flat
 from fastdmf.kernels.cpu.verbs import FLAGS, SUPPORT, Model, Operator, declare, pull_back
-
-# Roles: where the flow is, where its step leads (afterwards: came from), and memory for stages.  Between
-# steps, the first of these shows a point inside the last step.
-POINT, GRADIENT, NEW_POINT, NEW_GRADIENT, STAGE = range(5)
-SHOWN = STAGE
-
-SLOTS = _SLOTS_OF_STEPS + 18
-# Slots of scalars, beside those of every trajectory:
-(
-    # the next step size, the error of the last step in units of the tolerance, the spectral radius of the
-    # Hessian and the steps since it was found, the first loss;
-    STEP_SIZE, LAST_ERROR, RADIUS, RADIUS_AGE, FIRST_LOSS,
-    # whether the flow has become stiff, and whether W and the gradient on the support are those of the point;
-    IS_STIFF, IS_CURRENT,
-    # what was counted;
-    EVALUATIONS, STAGES, REJECTED, PRODUCTS,
-    # of the last step its size, the losses at its ends, when it ended, and how much of it lies behind the
-    # point that is shown;
-    SEGMENT, START_LOSS, END_LOSS, END_TIME, FRACTION,
-    # of the step that is tried, the error in units of the tolerance and the loss it leads to.
-    ERROR, NEW_LOSS,
-) = range(_SLOTS_OF_STEPS, SLOTS)  # fmt: skip
-
-#: "As old as it gets": makes the next step look for the spectral radius again.
-OLD = 1e9
+from fastdmf.kernels.flow_rules import (
+    ABSOLUTE,
+    END_LOSS,
+    EVALUATIONS,
+    FIRST_LOSS,
+    NEW_POINT,
+    PLATEAU,
+    POINT,
+)
 
 #: Elements that are handled at a time, so that they stay in the nearest cache.
 _PART = 1024
-#: Added to the tolerated norm of a factor's error, for factors that are zero.
-_ABSOLUTE = 1e-12
 
 
 class Flow(NamedTuple):
@@ -115,7 +96,7 @@ def evaluate(model, support, operator, point, gradient, scalars, cancel):
 @kernel
 def is_on_plateau(scalars):
     """Whether the loss has not yet left the first plateau."""
-    return scalars[END_LOSS] > 0.9 * scalars[FIRST_LOSS]
+    return scalars[END_LOSS] > PLATEAU * scalars[FIRST_LOSS]
 
 
 @kernel
@@ -198,6 +179,6 @@ def relative_error(flow, error, rtol, like):
             part = slice(i, i + _PART)
             ee, xx, yy = _squares(e[part], old[part], new[part])
             errors, olds, news = errors + ee, olds + xx, news + yy
-        relative = np.sqrt(errors) / (_ABSOLUTE + rtol * np.sqrt(max(olds, news)))
+        relative = np.sqrt(errors) / (ABSOLUTE + rtol * np.sqrt(max(olds, news)))
         worst = worst if relative <= worst else relative
     return worst

@@ -8,17 +8,28 @@ there does not change the path.
 import numpy as np
 
 from fastdmf.kernels.cpu.compilation import entry_point, kernel
-from fastdmf.kernels.cpu.flow import (
+from fastdmf.kernels.cpu.flow import attempt, combine, evaluate, set_of, swap
+from fastdmf.kernels.cpu.stepping import ALL_STEPS, CANCELLED, HALTED, forward, is_met, sum_of_squares
+from fastdmf.kernels.cpu.tables import copy_into, flat, is_set
+from fastdmf.kernels.flow_rules import (
+    BLUR,
+    BLUR_SINGLE,
     END_LOSS,
     END_TIME,
     ERROR,
     EVALUATIONS,
     FIRST_LOSS,
+    FIRST_MOVE,
     FRACTION,
     GRADIENT,
+    GRADIENT_SQUARED,
     IS_CURRENT,
     IS_STIFF,
     LAST_ERROR,
+    LEVEL_ACCURACY,
+    LEVEL_ACCURACY_SINGLE,
+    LOSS,
+    MOST_REJECTIONS,
     NEW_GRADIENT,
     NEW_LOSS,
     NEW_POINT,
@@ -26,39 +37,20 @@ from fastdmf.kernels.cpu.flow import (
     POINT,
     RADIUS_AGE,
     REJECTED,
+    REST,
+    ROUNDING,
+    ROUNDING_SINGLE,
+    ROUNDINGS,
     SEGMENT,
     SHOWN,
     START_LOSS,
     STEP_SIZE,
-    attempt,
-    combine,
-    evaluate,
-    set_of,
-    swap,
-)
-from fastdmf.kernels.cpu.stepping import (
-    ALL_STEPS,
-    CANCELLED,
-    GRADIENT_SQUARED,
-    HALTED,
-    LOSS,
     STEPS,
     TIME,
-    forward,
-    is_met,
-    sum_of_squares,
 )
-from fastdmf.kernels.cpu.tables import copy_into, flat, is_set
 
 #: Why `flow_on` returned, beside what `stepping.advance` says: steps lead nowhere, or none is accepted.
 STUCK = 4
-_MOST_REJECTIONS = 60
-#: After so many steps it is looked whether the flow has come to rest, but for so many roundings.
-_REST, _ROUNDINGS = 16, 4096
-#: The first step moves the factors by this fraction of their norm.
-_FIRST_MOVE = 0.01
-#: A crossing is found when the loss there is below its level by less than this fraction (float64, float32).
-_LEVEL_ACCURACY, _LEVEL_ACCURACY_SINGLE = 1e-9, 1e-5
 #: A step that is taken led from what has the role of NEW_POINT now to POINT.
 _ENDS = np.array([NEW_POINT, NEW_GRADIENT, POINT, GRADIENT])
 
@@ -79,7 +71,7 @@ def _begin(flow, model, support, operator, scalars, cancel):
         scalars[IS_CURRENT] = 1.0
         scalars[FIRST_LOSS] = scalars[END_LOSS]
         size, slope = np.sqrt(sum_of_squares(point, like)), np.sqrt(scalars[GRADIENT_SQUARED])
-        scalars[STEP_SIZE] = _FIRST_MOVE * size / slope if slope > 0.0 and size > 0.0 else 1.0
+        scalars[STEP_SIZE] = FIRST_MOVE * size / slope if slope > 0.0 and size > 0.0 else 1.0
         scalars[LAST_ERROR] = 1.0
         scalars[FRACTION] = 1.0
         scalars[LOSS] = scalars[END_LOSS]
@@ -112,7 +104,7 @@ def _crossing(flow, model, support, operator, level, scalars, cancel):
     low, high = 0.0, 1.0  # of the whole step, wherever in it the flow is shown: the answer is the same
     at_low, at_high = scalars[START_LOSS] - level, scalars[END_LOSS] - level
     below, side = at_high, 0
-    accuracy = _LEVEL_ACCURACY if model.w.itemsize == 8 else _LEVEL_ACCURACY_SINGLE
+    accuracy = LEVEL_ACCURACY if model.w.itemsize == 8 else LEVEL_ACCURACY_SINGLE
     while high - low > 1e-15 and -below > accuracy * level and not is_set(cancel):
         middle = (low * at_high - high * at_low) / (at_high - at_low)
         if not low < middle < high:
@@ -192,7 +184,7 @@ def _rests(flow, scalars, like):
     """Whether the last step did no more than rounding does in all its stages, to factors and loss."""
     if scalars[END_LOSS] < 0.999 * scalars[START_LOSS]:
         return False
-    rounding = _ROUNDINGS * (2.3e-16 if like.itemsize == 8 else 1.2e-7)
+    rounding = ROUNDINGS * (ROUNDING if like.itemsize == 8 else ROUNDING_SINGLE)
     old, new = set_of(flow, NEW_POINT), set_of(flow, POINT)
     for j in range(new.shape[0]):
         x, y = flat(old, j, like), flat(new, j, like)
@@ -208,7 +200,7 @@ def _rests(flow, scalars, like):
 @kernel
 def _rises(loss, before, like):
     """Whether the loss rose by more than it is blurred by rounding."""
-    blur = 1e-12 if like.itemsize == 8 else 2e-6
+    blur = BLUR if like.itemsize == 8 else BLUR_SINGLE
     return not loss <= before * (1.0 + blur)
 
 
@@ -270,7 +262,7 @@ def flow_on(
         return 0, ALL_STEPS
     taken, rejections = 0, 0
     while taken < steps:
-        if _is_over(scalars) or rejections > _MOST_REJECTIONS:
+        if _is_over(scalars) or rejections > MOST_REJECTIONS:
             return taken, STUCK
         copy_into(flow.before, scalars)
         attempt(integrator, flow, model, support, operator, scalars, cancel)
@@ -306,6 +298,6 @@ def flow_on(
         _go_to_end(scalars)
         if is_met(loss_below, gradient_below, scalars) or scalars[TIME] >= until:
             return taken, HALTED
-        if scalars[STEPS] % _REST == 0.0 and _rests(flow, scalars, like):
+        if scalars[STEPS] % REST == 0.0 and _rests(flow, scalars, like):
             return taken, STUCK
     return taken, ALL_STEPS
