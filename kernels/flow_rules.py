@@ -1,6 +1,8 @@
 """What the gradient flow is on every device: constants of its methods, roles of the sets of matrices that it
-moves, and slots of the vector of scalars that it carries.
+moves, slots of the vector of scalars that it carries, and the rules by which a step decides.
 """
+
+import math
 
 import numpy as np
 
@@ -71,3 +73,72 @@ A[5, :5] = [9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656]
 A[6, :6] = [35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84]
 #: The difference to the weights of order 4, in which the gradient at the second stage has no part.
 E = np.array([71 / 57600, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40])
+
+
+# Rules: what a step decides, by numbers alone.
+
+
+def order_of(scalars):
+    """The order of the error estimate, by which steps grow and shrink."""
+    return 5.0 if scalars[IS_STIFF] == 0.0 else 3.0
+
+
+def is_on_plateau(scalars):
+    """Whether the loss has not yet left the first plateau."""
+    return scalars[END_LOSS] > PLATEAU * scalars[FIRST_LOSS]
+
+
+def is_over(scalars):
+    """Whether nothing moves: the loss is zero, or the gradient at the start.
+
+    Later the gradient's norm may be known or not, as a run is cut or watched, which must not change its path.
+    """
+    return scalars[END_LOSS] == 0.0 or (scalars[STEPS] == 0.0 and scalars[GRADIENT_SQUARED] == 0.0)
+
+
+def rises(loss, before, itemsize):
+    """Whether the loss rose by more than it is blurred by rounding."""
+    return not loss <= before * (1.0 + (BLUR if itemsize == 8 else BLUR_SINGLE))
+
+
+def resize(scalars, error, order, is_accepted):
+    """Set the size of the next step.
+
+    After an accepted step by the predictive rule (Gustafsson 1994), which foresees that the error goes on
+    growing as it did from the last step to this one: from a saddle the flow accelerates.
+    """
+    h, before = scalars[STEP_SIZE], scalars[SEGMENT]
+    if is_accepted:
+        error = max(error, 1e-4)
+        factor = 0.85 * error ** (-1.0 / order)
+        if before > 0.0:
+            factor *= min(1.0, h / before * (scalars[LAST_ERROR] / error) ** (1.0 / order))
+        scalars[STEP_SIZE] = h * min(4.0, max(0.2, factor))
+        scalars[LAST_ERROR] = error
+    elif not np.isfinite(error):
+        scalars[STEP_SIZE] = 0.25 * h
+    else:  # the error was too large, or else the loss rose
+        scalars[STEP_SIZE] = h * (max(0.1, 0.8 * error ** (-1.0 / order)) if error > 1.0 else 0.5)
+
+
+def stages_for(h, radius):
+    """The number of Chebyshev stages for a step, and the step that this number allows."""
+    wanted = math.sqrt(1.0 + STRETCH * h * radius)
+    if wanted > MAX_STAGES:
+        return MAX_STAGES, (MAX_STAGES**2 - 1) / (STRETCH * radius)
+    return math.ceil(wanted) if wanted > 2.0 else 2, h  # NaN too
+
+
+def chebyshev_polynomials(polynomials, s):
+    """T_j and b_j of the stages j ≤ s, and w₀, w₁: T_j = T_j(w₀), b_j = T_j''(w₀) / T_j'(w₀)²."""
+    t, b = polynomials[0], polynomials[1]
+    w0 = 1.0 + DAMPING / s**2
+    t[0], t[1] = 1.0, w0
+    slope_before, slope, bend_before, bend = 0.0, 1.0, 0.0, 0.0
+    for j in range(2, s + 1):
+        t[j] = 2.0 * w0 * t[j - 1] - t[j - 2]
+        slope_before, slope, old = slope, 2.0 * t[j - 1] + 2.0 * w0 * slope - slope_before, slope
+        bend_before, bend = bend, 4.0 * old + 2.0 * w0 * bend - bend_before
+        b[j] = bend / slope**2
+    b[0] = b[1] = b[2]
+    return w0, slope / bend

@@ -244,30 +244,34 @@ class Trials:
 
 
 def advance_each(launch, dtype):
-    out, scale, pairs = {}, 0.02, np.array([(0.0, np.inf), (1e9, 1e9), (0.0, 0.0)])
-    for name, (tied, momentum, lr, alpha) in {
-        "chains": (False, 0.0, 0.3, None), "tied": (True, 0.9, 0.1, None), "paced": (False, 0.0, 0.1, 0.9),
-    }.items():  # fmt: skip
+    out, scale, pairs = {}, 0.02, np.array([(0.0, np.inf), (1e9, np.inf), (0.0, 0.0), (1e9, 1e9)])
+    for name, (tied, momentum, lr, alpha, norm) in {
+        "chains": (False, 0.0, 0.3, None, False),
+        "tied": (True, 0.9, 0.1, None, True),
+        "paced": (False, 0.0, 0.1, 0.9, False),
+        "paced and watched": (True, 0.0, 0.1, 0.9, True),
+    }.items():
         t = Trials(dtype, tied, momentum)
         o, s = t.observed, t.size
         addresses = np.array([home.ctypes.data for home in t.homes])
         states = np.stack([going(STEPS=3.0, TIME=2.0, MEAN_SQUARE=0.5) for _ in t.homes])
         # The first goes on to its last step, the second halts at its first one.
-        orders = np.array([(5.0, np.inf, 2, 1, 1), (4.0, np.inf, 0, 2, 1)])
+        orders = np.array([(3.0, np.inf, 2 * norm, 1, norm), (4.0, np.inf, 2 * norm, 2, norm)])
         launch(
             "advance_each", (2,), addresses, t.plan, t.left, t.right, s, o.rows, o.cols, o.values,
             o.values.size, *t.lists, t.owners, scale, int(alpha is not None), lr, alpha or 0.0, 1e-4,
             momentum, orders, pairs, states,
         )  # fmt: skip
-        for k, (home, steps) in enumerate(zip(t.homes, (5, 1), strict=True)):
+        for k, (home, steps) in enumerate(zip(t.homes, (3, 1), strict=True)):
             point, gradient, velocity, state = t.expected(k, steps, scale, lr, alpha)
             out[f"{name} point {k}"] = home[:s], point
-            out[f"{name} gradient {k}"] = home[2 * s : 3 * s], gradient
+            if norm:
+                out[f"{name} gradient {k}"] = home[2 * s : 3 * s], gradient
+                out[f"{name} norm {k}"] = states[k, [GRADIENT_SQUARED]], np.array([np.sum(gradient**2)])
             if momentum:
                 out[f"{name} velocity {k}"] = home[3 * s : 4 * s], velocity
             kept = [LOSS, TIME, STEPS]
             out[f"{name} state {k}"] = states[k, kept], state[kept]
-            out[f"{name} norm {k}"] = states[k, [GRADIENT_SQUARED]], np.array([np.sum(gradient**2)])
             out[f"{name} end {k}"] = states[k, [EVENT, TAKEN]], np.array([float(k), steps])
     return out
 
@@ -371,6 +375,70 @@ def sum_slots(launch, dtype, count=19):
     return results
 
 
+def combine(launch, dtype, size=300):
+    memory = np.random.default_rng(12).standard_normal((7, size)).astype(dtype)
+    before, out = memory.astype(float), {}
+    weights = (0.5, -2.0, 0.25, 1.5, -0.75, 3.0)
+    for terms, to, sets in (
+        (1, 2, (1, 1, 1, 1, 1, 1)),
+        (4, 5, (0, 5, 1, 3, 0, 0)),
+        (6, 6, (0, 1, 3, 4, 0, 1)),
+    ):
+        grid = (-(-size // sources.BLOCK),)
+        launch("combine", grid, memory, size, to, terms, *sets, *weights, going())
+        wanted = sum(w * before[k] for w, k in zip(weights[:terms], sets, strict=False))
+        out[f"{terms} terms"], before = (memory[to].copy(), wanted), memory.astype(float)
+    return out
+
+
+def set_squares(launch, dtype, per_block=256):
+    sizes, blocks = (700, 30, 256), 3
+    memory = np.random.default_rng(13).standard_normal((4, sum(sizes))).astype(dtype)
+    partials = filled((9, blocks), float)
+    launch(
+        "set_squares", (blocks, 9), memory, sum(sizes), np.cumsum(sizes), 3, 2, 0, 3, per_block, blocks,
+        going(), partials,
+    )  # fmt: skip
+    firsts = np.cumsum((0, *sizes[:-1]))
+    expected = np.array([
+        [np.sum(memory[k, a : a + n][b * per_block :][:per_block].astype(float) ** 2) for b in range(blocks)]
+        for k in (2, 0, 3) for a, n in zip(firsts, sizes, strict=True)
+    ])  # fmt: skip
+    return {"partials": (partials, expected)}
+
+
+def total(launch, dtype):
+    partials, totals = np.random.default_rng(14).random((3, 301)), filled(3, float)
+    launch("total", (3,), partials, 301, 0.25, going(), totals)
+    return {"totals": (totals, 0.25 * partials.sum(axis=1))}
+
+
+def sampled_change(launch, dtype, per_warp=3):
+    o = Observed(dtype)
+    rng, size = np.random.default_rng(15), o.values.size
+    left_dot, right_dot = (rng.standard_normal(x.shape).astype(dtype) for x in (o.left, o.right))
+    w_dot, grid = filled(size, dtype), (-(-size // (WARPS * per_warp)),)
+    ends = o.left, o.right, left_dot, right_dot
+    launch("sampled_change", grid, *ends, o.rows, o.cols, size, o.width, per_warp, going(), w_dot)
+    left, right, left_dot, right_dot = (x.astype(float) for x in ends)
+    whole = left_dot @ right.T + left @ right_dot.T
+    return {"w_dot": (w_dot, whole[o.rows, o.cols])}
+
+
+def gather_change(launch, dtype):
+    o = Observed(dtype)
+    rng = np.random.default_rng(16)
+    z_dot, dense_dot = (rng.standard_normal(x.shape).astype(dtype) for x in (o.z, o.right))
+    out = filled(o.left.shape, dtype)
+    launch(
+        "gather_change", grid_of(o.n, o.width), *o.by_row, o.z, z_dot, o.right, dense_dot, o.n, o.width,
+        going(), out,
+    )  # fmt: skip
+    dense_z_dot = np.zeros_like(o.dense_z)
+    dense_z_dot[o.rows, o.cols] = z_dot
+    return {"out": (out, dense_z_dot @ o.right + o.dense_z @ dense_dot)}
+
+
 CASES = {
     case.__name__: case
     for case in (
@@ -387,6 +455,11 @@ CASES = {
         squares,
         pace,
         settle,
+        combine,
+        set_squares,
+        total,
+        sampled_change,
+        gather_change,
         advance_each,
     )
 }

@@ -446,7 +446,6 @@ def test_a_cancelled_advance_ends_between_steps(on_shim, small):
         (dmf.Sensing.gaussian((5, 5), 1, 9, seed=0), dmf.Product(1), dmf.GradientDescent(1.0), "depth=1"),
         (dmf.Completion.random(), dmf.Product(1), dmf.GradientDescent(1.0), "depth=1"),
         (dmf.Completion.random(), dmf.Product(2), dmf.ExactLineSearch(), "ExactLineSearch"),
-        (dmf.Completion.random(), dmf.Product(2), dmf.GradientFlow(), "GradientFlow"),
     ],
 )
 def test_what_it_cannot_do_is_refused(on_shim, problem, factorization, optimizer, named):

@@ -34,6 +34,11 @@ BUDGETS = {
     "squares": (48, 2048),
     "pace": (48, 2048),
     "settle": (48, 2048),
+    "combine": (32, 0),
+    "set_squares": (52, 2048),
+    "total": (48, 2048),
+    "sampled_change": (64, 0),
+    "gather_change": (60, 0),
     "advance_each": (128, 2048 + 72),  # two blocks are at home
 }
 
@@ -126,7 +131,8 @@ def test_a_block_reads_what_it_writes_past_the_cache_for_constants():
 
 @needs_nvcc
 def test_float32_is_not_computed_in_float64():
-    for name in ("gather", "gather_step", "sparse_adjoint", "sum_slots", "descend"):
+    float32_only = "gather gather_step gather_change sampled_change combine sparse_adjoint sum_slots descend"
+    for name in float32_only.split():
         body = entries(compiled("ptx", 75, "float32"))[name][1]
         assert "fma.rn.ftz.f32" in body or "add.ftz.f32" in body
         assert not re.search(r"\b(fma|add|sub|mul|div)\.\w+\.f64", body), name
@@ -135,5 +141,7 @@ def test_float32_is_not_computed_in_float64():
 def test_constants_of_the_sources_and_of_python_agree():
     text = sources.source()
     assert f"WARP = {sources.WARP}, BLOCK = {sources.BLOCK}," in text
+    assert f"over ``terms`` ≤ {sources.COMBINED} terms" in text
+    assert sources.KERNELS["combine"].count("r") == sources.COMBINED
     slots = re.search(r"enum Slot \{ ([^}]*) \};", text)[1].split(", ")
     assert [getattr(sources, slot) for slot in slots] == list(range(sources.SLOTS + 1))

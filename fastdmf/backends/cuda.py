@@ -10,12 +10,14 @@ from fastdmf._blas import blas_threads
 from fastdmf._checks import Array
 from fastdmf.backends import Lockstep, Trajectory
 from fastdmf.backends.cuda_device import Device
+from fastdmf.backends.cuda_flow import FlowTrajectory
 from fastdmf.backends.cuda_lockstep import CudaLockstep, SmallObjective, SmallTrajectory, fits_a_block
 from fastdmf.backends.cuda_objective import CudaObjective
+from fastdmf.backends.cuda_steps import StepTrajectory
 from fastdmf.backends.cuda_trajectory import CudaTrajectory
 from fastdmf.factorizations import Factorization
 from fastdmf.kernels.cuda.cupy_device import CupyDevice
-from fastdmf.optimizers import GradientDescent, GroupRMSprop, Optimizer
+from fastdmf.optimizers import GradientDescent, GradientFlow, GroupRMSprop, Optimizer
 from fastdmf.problems import Problem
 
 
@@ -39,19 +41,19 @@ class CudaEngine:
         threads: int,
     ) -> None:
         device = open_device()
-        if not isinstance(optimizer, GradientDescent | GroupRMSprop):
+        if not isinstance(optimizer, GradientDescent | GroupRMSprop | GradientFlow):
             raise ValueError(
-                f"device 'cuda' carries out GradientDescent and GroupRMSprop, not {optimizer!r}: "
-                "use device='cpu'"
+                "device 'cuda' carries out GradientDescent, GroupRMSprop and GradientFlow, not "
+                f"{optimizer!r}: use device='cpu'"
             )
         self.optimizer, self._threads = optimizer, threads
         self.objective: Any
-        if fits_a_block(problem, factorization, optimizer):
+        if not isinstance(optimizer, GradientFlow) and fits_a_block(problem, factorization, optimizer):
             self.objective = SmallObjective(problem, factorization, optimizer, dtype, device)
-            self._kind: type[CudaTrajectory] = SmallTrajectory
+            self._kind: Any = SmallTrajectory
         else:
             self.objective = CudaObjective(problem, factorization, dtype, device)
-            self._kind = CudaTrajectory
+            self._kind = FlowTrajectory if isinstance(optimizer, GradientFlow) else StepTrajectory
 
     @property
     def form(self) -> str:

@@ -36,8 +36,8 @@ class Device(Protocol):
         """Where an array lies, for kernels that are told so by tables."""
         ...
 
-    def multiply(self, a: Any, b: Any, out: Any) -> None:
-        """out = a b, for C-contiguous matrices of which a and b may be transposed."""
+    def multiply(self, a: Any, b: Any, out: Any, adds: bool = False) -> None:
+        """out = [out +] a b, for C-contiguous matrices of which a and b may be transposed."""
         ...
 
     def load(self, dtype: np.dtype) -> Callable[..., None]:

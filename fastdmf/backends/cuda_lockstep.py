@@ -8,11 +8,12 @@ import numpy as np
 from fastdmf._checks import Array
 from fastdmf.backends import Event, Halts, Leg
 from fastdmf.backends.cuda_device import Device, Matrices
+from fastdmf.backends.cuda_steps import StepTrajectory, now_of
 from fastdmf.backends.cuda_support import converted, lists_of, row_by_row
 from fastdmf.backends.cuda_trajectory import CudaTrajectory
 from fastdmf.backends.layout import layout_of
 from fastdmf.factorizations import Factorization
-from fastdmf.kernels.cuda.sources import EVENT, LARGEST, ORDERS, SLOTS, SLOTS_KEPT, TAKEN
+from fastdmf.kernels.cuda.sources import EVENT, LARGEST, ORDERS, TAKEN
 from fastdmf.optimizers import GradientDescent, GroupRMSprop, Optimizer
 from fastdmf.problems import Completion, Problem
 
@@ -87,7 +88,7 @@ class SmallObjective:
         return self.device.get(told[:first]).reshape(states.shape)
 
 
-class SmallTrajectory(CudaTrajectory):
+class SmallTrajectory(StepTrajectory):
     """A point in a home of its own, moved by one block: by itself as in company, to the bit."""
 
     objective: SmallObjective
@@ -101,11 +102,7 @@ class SmallTrajectory(CudaTrajectory):
         evaluations: int,
     ) -> None:
         o, device = objective, objective.device
-        self.objective, self._optimizer, self.evaluations = objective, optimizer, evaluations
-        self.cancel = np.zeros(1, dtype=np.uint8)
-        self.stuck = self.diverged = False
-        self._now = np.zeros(SLOTS)
-        self._now[:SLOTS_KEPT] = memory.get("scalars", 0.0)
+        CudaTrajectory.__init__(self, objective, optimizer, evaluations, now_of(memory))
         self._momentum = o.momentum
         self.home = device.empty((o.home_size,), o.dtype)
         sets = [Matrices(self.home[k * o.size :][: o.size], o.layout.shapes) for k in range(o.sets)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastdmf._checks import Array
 from fastdmf.backends.cuda_device import Device, Matrices
-from fastdmf.backends.cuda_operators import bind_problem
+from fastdmf.backends.cuda_operators import Work, bind_problem
 from fastdmf.backends.cuda_support import Ends, Entries, Sampling, row_by_row
 from fastdmf.factorizations import Factorization, Symmetric
 from fastdmf.kernels.cuda.sources import SLOTS
@@ -17,10 +17,14 @@ from fastdmf.problems.base import root_mean_square
 
 
 class Scratch(NamedTuple):
-    """Products along the chains that one trajectory's evaluations need; None at the head of each chain."""
+    """Products along the chains that one trajectory's evaluations need, P_j and Δ_j, and their derivatives
+    for products with the Hessian; None at the head of each chain.
+    """
 
     prefixes: list[Any]
     deltas: list[Any]
+    tangents: list[Any]
+    delta_tangents: list[Any]
 
 
 class CudaObjective:
@@ -45,13 +49,14 @@ class CudaObjective:
         size = sum(rows * cols for rows, cols in shapes)
         return Matrices(self.device.empty((size,), self.dtype), shapes)
 
-    def scratch(self) -> Scratch:
-        """Memory for the products along the chains."""
+    def scratch(self, curves: bool = False) -> Scratch:
+        """Memory for the products along the chains, and for their derivatives if ``curves``."""
         shapes, products = self.layout.shapes, []
         for first, count in self._chains:
             products += [None, *((shapes[first][0], shapes[j][1]) for j in range(first + 1, first + count))]
-        empty = [[s and self.device.empty(s, self.dtype) for s in products] for _ in range(2)]
-        return Scratch(*empty)
+        count = 4 if curves else 2
+        empty = [[s and self.device.empty(s, self.dtype) for s in products] for _ in range(count)]
+        return Scratch(*empty, *[[] for _ in range(4 - count)])
 
     @property
     def _chains(self) -> tuple[tuple[int, int], ...]:
@@ -96,6 +101,56 @@ class CudaObjective:
                 multiply(before.T, delta, gradient.each[j])
                 multiply(delta, point.each[j].T, self._last(gradient, scratch.deltas, first, j - first))
 
+    def hessian_times(
+        self, point: Matrices, direction: Matrices, work: Work, change: Work, state: Any, out: Matrices,
+        scratch: Scratch,
+    ) -> None:  # fmt: skip
+        """out = H V for a direction V, at the point where loss and gradient were last evaluated.
+
+        With W = W(θ) and z = c A*(A(W) − y):  Ẇ = DW[V],  ż = c A*(A(Ẇ)),  H V = DW*[ż] + D²W*[z, V].
+        ``work`` holds z; ``change`` is memory for Ẇ and ż.
+        """
+        ends = [self._last(point, scratch.prefixes, *chain) for chain in self._chains]
+        dots = [self._tangent(point, direction, scratch, *chain) for chain in self._chains]
+        both, both_dots = (ends[0], ends[-1]), (dots[0], dots[-1])
+        support = self.operator.support
+        support.change(both, both_dots, state, change.w)
+        self.operator.residual_at(change.w, state, change, linear=True)
+        if not all(count == 1 for _, count in self._chains):
+            # Δ itself is needed along chains of several factors; of a single one its place is overwritten.
+            support.pull(both, work.z, state, [self._last(out, scratch.deltas, *c) for c in self._chains])
+        moved = [self._last(out, scratch.delta_tangents, *chain) for chain in self._chains]
+        support.pull_change(both, both_dots, work.z, change.z, state, moved)
+        for chain in self._chains:
+            self._curve(point, direction, out, scratch, *chain)
+
+    def _tangent(self, point: Matrices, direction: Matrices, scratch: Scratch, first: int, count: int) -> Any:
+        """Ṗ_j = Ṗ_{j−1} M_j + P_{j−1} V_j along a chain; the last is returned."""
+        multiply, product = self.device.multiply, direction.each[first]
+        for j in range(first + 1, first + count):
+            multiply(product, point.each[j], scratch.tangents[j])
+            before = self._last(point, scratch.prefixes, first, j - first)
+            multiply(before, direction.each[j], scratch.tangents[j], adds=True)
+            product = scratch.tangents[j]
+        return product
+
+    def _curve(
+        self, point: Matrices, direction: Matrices, out: Matrices, scratch: Scratch, first: int, count: int
+    ) -> None:
+        """The derivative of what :meth:`pull_back` does along a chain, from Δ and Δ̇ in its product."""
+        multiply = self.device.multiply
+        for j in range(first + count - 1, first, -1):
+            delta, delta_dot = scratch.deltas[j], scratch.delta_tangents[j]
+            before = self._last(point, scratch.prefixes, first, j - first)
+            before_dot = self._last(direction, scratch.tangents, first, j - first)
+            multiply(before_dot.T, delta, out.each[j])
+            multiply(before.T, delta_dot, out.each[j], adds=True)
+            shorter_dot = self._last(out, scratch.delta_tangents, first, j - first)
+            multiply(delta_dot, point.each[j].T, shorter_dot)
+            multiply(delta, direction.each[j].T, shorter_dot, adds=True)
+            if j > first + 1:
+                multiply(delta, point.each[j].T, scratch.deltas[j - 1])
+
     @staticmethod
     def _last(ends: Matrices, products: list[Any], first: int, count: int) -> Any:
         """The last of the products along a chain; of a single matrix, that among ``ends``."""
@@ -103,6 +158,8 @@ class CudaObjective:
 
     def test_error(self, point: Matrices, scratch: Scratch, factors: Sequence[Array]) -> float:
         """The problem's test error, without writing out W where entries are held out."""
+        if not self.problem.has_test_error:
+            return float("nan")
         if self._held_out is None:
             return self.problem.test_error(self.factorization.compose(factors))
         support, sampling, values = self._held_out

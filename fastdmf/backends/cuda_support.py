@@ -27,6 +27,14 @@ class Support(Protocol):
         """The gradients in L and R, or in U, from that on the support."""
         ...
 
+    def change(self, ends: Ends, dots: Ends, state: Any, w_dot: Any) -> None:
+        """Ẇ on the support as L and R move along L̇ and Ṙ."""
+        ...
+
+    def pull_change(self, ends: Ends, dots: Ends, z: Any, z_dot: Any, state: Any, out: list[Any]) -> None:
+        """How the gradients in L and R, or in U, change as L and R do, and z by ż."""
+        ...
+
 
 class Lists(NamedTuple):
     """Entries by the row that owns their sum: where rows start, the row to gather, and the entry's number."""
@@ -121,6 +129,22 @@ class Entries:
         for (grid, (*lists, dense, rows)), into in zip(self.sides(ends), out, strict=True):
             self._launch("gather", grid, *lists, z, dense, rows, self.width, state, into)
 
+    def change(self, ends: Ends, dots: Ends, state: Any, w_dot: Any) -> None:
+        """⟨L̇_i, R_j⟩ + ⟨L_i, Ṙ_j⟩."""
+        sampling = self.sampling
+        self._launch(
+            "sampled_change", (sampling.blocks,), *ends, *dots, sampling.rows, sampling.cols, w_dot.size,
+            self.width, sampling.per_warp, state, w_dot,
+        )  # fmt: skip
+
+    def pull_change(self, ends: Ends, dots: Ends, z: Any, z_dot: Any, state: Any, out: list[Any]) -> None:
+        """Ż R + Z Ṙ and its twin, or (Ż + Żᵀ) U + (Z + Zᵀ) V."""
+        both = zip(self.sides(ends), self.sides(dots), out, strict=True)
+        for (grid, (*lists, dense, rows)), (_, (*_, dense_dot, _)), into in both:
+            self._launch(
+                "gather_change", grid, *lists, z, z_dot, dense, dense_dot, rows, self.width, state, into
+            )
+
 
 class Whole:
     """All of W, multiplied out.  For UUᵀ only symmetric gradients are pulled back, and count once."""
@@ -138,3 +162,18 @@ class Whole:
         self._device.multiply(z, ends[1], out[0])
         if not self._tied:
             self._device.multiply(z.T, ends[0], out[1])
+
+    def change(self, ends: Ends, dots: Ends, state: Any, w_dot: Any) -> None:
+        """Ẇ = L̇ Rᵀ + L Ṙᵀ, row by row."""
+        out = w_dot.reshape(self._shape)
+        self._device.multiply(dots[0], ends[1].T, out)
+        self._device.multiply(ends[0], dots[1].T, out, adds=True)
+
+    def pull_change(self, ends: Ends, dots: Ends, z: Any, z_dot: Any, state: Any, out: list[Any]) -> None:
+        """Ż R + Z Ṙ and its twin, or Ż U + Z V for the Z of UUᵀ."""
+        z, z_dot = z.reshape(self._shape), z_dot.reshape(self._shape)
+        self._device.multiply(z_dot, ends[1], out[0])
+        self._device.multiply(z, dots[1], out[0], adds=True)
+        if not self._tied:
+            self._device.multiply(z_dot.T, ends[0], out[1])
+            self._device.multiply(z.T, dots[0], out[1], adds=True)

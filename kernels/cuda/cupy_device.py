@@ -70,10 +70,10 @@ class CupyDevice:
         """Where an array lies."""
         return array.data.ptr
 
-    def multiply(self, a: Any, b: Any, out: Any) -> None:
-        """out = a b by cuBLAS, for C-contiguous matrices of which a and b may be transposed: no copies."""
+    def multiply(self, a: Any, b: Any, out: Any, adds: bool = False) -> None:
+        """out = [out +] a b by cuBLAS, for C-contiguous matrices, a and b perhaps transposed: no copies."""
         with self._here():
-            self._cupy.cublas.gemm("N", "N", a, b, out=out)
+            self._cupy.cublas.gemm("N", "N", a, b, out=out, beta=float(adds))
 
     def load(self, dtype: np.dtype) -> Callable[..., None]:
         """A function (kernel, grid, *arguments) that queues a launch, for factors of a type."""
