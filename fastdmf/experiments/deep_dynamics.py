@@ -36,7 +36,9 @@ def _alignments(state: State) -> Array:
     return np.array([on / r, (size.sum() - on) / (r * (r - 1))])
 
 
-def follow(problem: Problem, depth: int, settings: Settings, stop: Stop, every: int) -> dict[str, Any]:
+def follow(
+    problem: Problem, depth: int, settings: Settings, stop: Stop, every_flow: int = 1, every_step: int = 20
+) -> dict[str, Any]:
     """What figure 3 shows of one run from a multiple of the identity, by the flow or by plain descent.
 
     The paper's learning rate is 1e-3 for ½ Σ r², hence 1e-3 m/2 for the mean loss here.
@@ -51,7 +53,7 @@ def follow(problem: Problem, depth: int, settings: Settings, stop: Stop, every: 
         optimizer=GradientFlow() if is_flow else GradientDescent(1e-3 * problem.values.size / 2),
         stop=stop,
         record=Record(
-            every=every if is_flow else 20 * every,
+            every=every_flow if is_flow else every_step,
             metrics={"singular_values": "singular_values", "alignments": _alignments},
         ),
     )
@@ -75,7 +77,7 @@ def follow(problem: Problem, depth: int, settings: Settings, stop: Stop, every: 
 def completed(rank: int, observed: int, depth: int, seed: int, *, settings: Settings) -> dict[str, Any]:
     """Some entries of a planted 100 × 100 matrix."""
     problem = Completion.random(rank=rank, observed=observed, seed=seed)
-    return follow(problem, depth, settings, _PLANTED_STOP, every=1)
+    return follow(problem, depth, settings, _PLANTED_STOP)
 
 
 def sensed(
@@ -83,13 +85,15 @@ def sensed(
 ) -> dict[str, Any]:
     """Gaussian measurements of a planted n × n matrix."""
     problem = Sensing.gaussian((size, size), rank, measurements, symmetric=False, seed=seed)
-    return follow(problem, depth, settings, _PLANTED_STOP, every=1)
+    return follow(problem, depth, settings, _PLANTED_STOP)
 
 
 def rated(data: str, depth: int, seed: int, *, settings: Settings, ratings: Ratings) -> dict[str, Any]:
     """10,000 of the ratings of MovieLens 100K, at full width."""
     problem = ratings(observed=10_000, seed=seed)
-    return follow(problem, depth, settings, LossBelow(1e-2) | MaxSteps(1_000_000), every=8)
+    return follow(
+        problem, depth, settings, LossBelow(1e-2) | MaxSteps(1_000_000), every_flow=2, every_step=160
+    )
 
 
 def draw(dataset: xr.Dataset) -> Figure:

@@ -73,10 +73,14 @@ def _share(dataset: xr.DataArray) -> xr.DataArray:
 
 
 def _all_settled(dataset: xr.Dataset) -> Verdict:
-    known = dataset.outcome != ""
-    certified, touched = (_share((dataset.outcome == name).where(known)) for name in (CERTIFIED, TOUCHED))
-    numbers = {"share ": certified + touched, ", of which without positive definite solution ": touched}
-    return tally((certified + touched == 1.0).where(known.any(["case", "seed"])), numbers)
+    listed, certified, touched = (
+        is_so.sum(["case", "seed"])
+        for is_so in (dataset.outcome != "", dataset.outcome == CERTIFIED, dataset.outcome == TOUCHED)
+    )
+    numbers = {
+        "": certified, " certified, and ": touched, " without positive definite solution, of ": listed
+    }  # fmt: skip
+    return tally((certified + touched == listed).where(listed > 0), numbers)
 
 
 def _reached(dataset: xr.Dataset) -> Verdict:
