@@ -93,6 +93,11 @@ def _hold_out(
 ) -> tuple[Triplets, Triplets]:
     """The entries that remain observed and those that do not, both in the order of the file."""
     size = entries[2].size
+    if {part.shape for part in entries} != {(size,)}:
+        shapes = ", ".join(str(part.shape) for part in entries)
+        raise ValueError(
+            f"{path}: rows, cols and values must be vectors of one length, not of shapes {shapes}"
+        )
     held_out = round(fraction * size)
     if not 0 < held_out < size:
         raise ValueError(
