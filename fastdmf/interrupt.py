@@ -1,9 +1,11 @@
 """Answering Ctrl-C while compiled code runs."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar
 
@@ -58,13 +60,26 @@ class Interruption:
         """``work()``; if it may be long, not in the main thread, so that a signal can cancel it."""
         if not may_be_long or not self._previous or not _in_main_thread():
             return work()
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            return pool.submit(work).result()
+        future = _worker().submit(work)
+        try:
+            return future.result()
+        finally:
+            wait([future])  # also if the second Ctrl-C comes: nobody is to see what is still moving
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.request()
+
+
+@cache
+def _worker() -> ThreadPoolExecutor:
+    """One thread for all runs: a new one would touch fresh memory, which takes longer than a small flow."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="fastdmf")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_worker.cache_clear)
 
 
 def _in_main_thread() -> bool:

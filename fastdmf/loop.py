@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fastdmf import backends
 from fastdmf._checks import Array, count
-from fastdmf.backends import Event, Halts, Lockstep, Trajectory
+from fastdmf.backends import Event, Halts, Leg, Lockstep, Trajectory
 from fastdmf.factorizations import Factorization, Product, Symmetric
 from fastdmf.initializers import Gaussian, Initializer
 from fastdmf.optimizers import Optimizer
@@ -39,8 +39,8 @@ class Loop:
     dtype : {"float64", "float32"}
         Arithmetic of the run; problem and start are converted to it.
     device : {"cpu", "cuda"}
-        Where it runs; never chosen by itself.  On a GPU: completion by gradient descent or GroupRMSprop, with
-        two factors or more, through CuPy.
+        Where it runs; never chosen by itself.  On a GPU, through CuPy: gradient descent or GroupRMSprop, with
+        two factors or more; all work goes on the stream that is current in CuPy now.
     threads : int
         Threads of kernels and BLAS.  The kernels give the same bits for every number, BLAS the same
         numbers to rounding.
@@ -158,18 +158,13 @@ class Pace:
         return event
 
     def advance_together(
-        self,
-        lockstep: Lockstep,
-        trajectories: Sequence[Trajectory],
-        steps: int,
-        halts: Sequence[Halts],
-        until: Sequence[float],
+        self, lockstep: Lockstep, trajectories: Sequence[Trajectory], legs: Sequence[Leg]
     ) -> None:
-        """The same for the trajectories of a lockstep, which stand at one step."""
-        before, begin = trajectories[0].step, perf_counter()
-        lockstep.advance(self._affordable(steps), halts, until)
-        # One that diverges takes its last step back.
-        self._learn(max(t.step for t in trajectories) - before, perf_counter() - begin)
+        """The same for the trajectories of a lockstep."""
+        before, begin = [t.step for t in trajectories], perf_counter()
+        lockstep.advance([leg._replace(steps=self._affordable(leg.steps)) for leg in legs])
+        taken = max(t.step - b for t, b in zip(trajectories, before, strict=True))
+        self._learn(taken, perf_counter() - begin)
 
     def _affordable(self, steps: int) -> int:
         return min(steps, max(1, int(STRETCH_SECONDS / self._seconds_per_step)))

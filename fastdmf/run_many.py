@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy.typing as npt
 
 from fastdmf._checks import count, generator, items
-from fastdmf.backends import Trajectory
+from fastdmf.backends import Leg, Trajectory
 from fastdmf.choices import Choices
 from fastdmf.factorizations import Factorization
 from fastdmf.initializers import Initializer
@@ -20,7 +20,7 @@ from fastdmf.optimizers import Optimizer
 from fastdmf.problems import Problem
 from fastdmf.recording import Record
 from fastdmf.result import Result
-from fastdmf.session import Leg, Session
+from fastdmf.session import Session
 from fastdmf.stopping import Stop
 
 
@@ -43,8 +43,9 @@ def run_many(
 ) -> list[Result]:
     """Follow one trajectory from each of many starts, all on the same problem.
 
-    Where the engine can, it moves all of them together, and products of a matrix with one vector each become
-    products with a matrix; otherwise it moves as many at a time as there are threads.
+    Where the engine can, it moves all of them together: products of a matrix with one vector each become
+    products with a matrix, and a GPU moves each small trial in a block of its own.  Otherwise it moves as
+    many at a time as there are threads.
 
     Parameters
     ----------
@@ -179,7 +180,7 @@ def _go_apart(
 def _go_together(
     loop: Loop, members: Sequence[_Member], interruption: Interruption, show: Callable[[], object]
 ) -> list[Result]:
-    """All trajectories in lockstep, each time by the fewest steps that any of them may go."""
+    """All trajectories in one call, each time until one comes to the end of its leg at least."""
     with loop.engine.holding_threads():
         sessions = [member.begun(loop, interruption) for member in members]
         legs = _next_legs(sessions, show)
@@ -193,10 +194,7 @@ def _go_together(
                     show()
                 break
             while len(legs) == len(trajectories):
-                steps = min(leg.steps for leg in legs.values())
-                halts = [leg.halts for leg in legs.values()]
-                until = [leg.until for leg in legs.values()]
-                stretch = partial(pace.advance_together, lockstep, trajectories, steps, halts, until)
+                stretch = partial(pace.advance_together, lockstep, trajectories, list(legs.values()))
                 interruption.call(stretch, may_be_long=pace.is_unhurried)
                 legs = _next_legs(legs, show)
     return [session.result for session in sessions]

@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
-from typing import NamedTuple
 
 import numpy as np
 
-from fastdmf.backends import Halts, Trajectory
+from fastdmf.backends import Leg, Trajectory
 from fastdmf.checkpoint import Checkpoint, Saved
 from fastdmf.choices import Choices
 from fastdmf.halting import Stopper
@@ -28,14 +27,6 @@ from fastdmf.tracing import Recorder
 _UNLIMITED = 1 << 40
 
 Callback = Callable[[State], object]
-
-
-class Leg(NamedTuple):
-    """How far a trajectory may go before its session looks at it again."""
-
-    steps: int
-    halts: Halts
-    until: float
 
 
 class Session:

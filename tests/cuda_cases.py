@@ -40,7 +40,7 @@ def going(**slots):
 class Observed:
     """A support with an empty row and an empty column, factors, values, and residuals."""
 
-    def __init__(self, dtype, n=21, p=19, width=37, entries=150):
+    def __init__(self, dtype, n=13, p=11, width=37, entries=90):
         rng = np.random.default_rng(1)
         self.dtype, self.n, self.p, self.width = dtype, n, p, width
         places = rng.choice((n - 1) * (p - 1), entries, replace=False)
@@ -63,7 +63,7 @@ def grid_of(rows, width):
     return -(-rows // WARPS), -(-width // WARP)
 
 
-def sampled_residual(launch, dtype, per_warp=3):
+def sampled_residual(launch, dtype, per_warp=4):
     o = Observed(dtype)
     size = o.values.size
     blocks = -(-size // (WARPS * per_warp))
@@ -72,10 +72,15 @@ def sampled_residual(launch, dtype, per_warp=3):
         "sampled_residual", (blocks,), o.left, o.right, o.rows, o.cols, o.values, 0.25, size, o.width,
         per_warp, going(), z, partials,
     )  # fmt: skip
+    sampled = filled(size, dtype)
+    launch(
+        "sampled_residual", (blocks,), o.left, o.right, o.rows, o.cols, None, 1.0, size, o.width, per_warp,
+        going(), sampled, None,
+    )  # fmt: skip
     w = np.sum(o.left[o.rows].astype(float) * o.right[o.cols], axis=1)
     r = w - o.values
     per_block = np.add.reduceat(r**2, np.arange(0, size, WARPS * per_warp))
-    return {"z": (z, 0.25 * r), "partials": (partials, per_block)}
+    return {"z": (z, 0.25 * r), "partials": (partials, per_block), "sampled": (sampled, w)}
 
 
 def gather(launch, dtype):
@@ -99,7 +104,7 @@ def gather_step(launch, dtype):
     return {"plain": (plain, base - 0.5 * g), "new": (new, v), "moved": (moved, base - 0.5 * v)}
 
 
-def descend(launch, dtype, size=777):
+def descend(launch, dtype, size=300):
     rng = np.random.default_rng(3)
     g, velocity, base = (rng.standard_normal(size).astype(dtype) for _ in "gvb")
     plain, moved, new = (filled(size, dtype) for _ in "pmn")
@@ -171,8 +176,219 @@ def settle(launch, dtype):
     return out
 
 
+class Trials:
+    """Two trials of a completion by W = (M₁ M₂)(M₃ M₄)ᵀ or UUᵀ, in homes as ``lockstep.cu`` has them."""
+
+    def __init__(self, dtype, tied, momentum):
+        o = Observed(dtype, 21, 21 if tied else 19, 10, 150)
+        rng = np.random.default_rng(7)
+        chains = [[(21, 10)]] if tied else [[(21, 12), (12, 10)], [(19, 33), (33, 10)]]
+        self.shapes = [shape for chain in chains for shape in chain]
+        self.observed, self.tied, self.momentum = o, tied, momentum
+        self.size = sum(n * p for n, p in self.shapes)
+        self.sets = 5 if momentum else 3
+        end, at, plan = self.sets * self.size + o.values.size, 0, []
+        for chain in chains:
+            for j, (n, p) in enumerate(chain):
+                product = chain[0][0] * p if j else 0
+                plan.append((n, p, at, end, end + product))
+                at, end = at + n * p, end + 2 * product
+        self.left, self.right, self.plan = len(chains[0]), len(self.shapes) - len(chains[0]), np.int32(plan)
+        self.homes = [filled(end, dtype) for _ in range(2)]
+        self.starts = []
+        for home in self.homes:
+            home[: self.size] = 0.5 * rng.standard_normal(self.size)
+            if momentum:
+                home[3 * self.size : 4 * self.size] = rng.standard_normal(self.size)
+            self.starts.append(home.copy().astype(float))
+        both = np.concatenate((o.rows, o.cols)), np.concatenate((o.cols, o.rows))
+        owner, self.index = both
+        owner = owner + np.where(np.arange(owner.size) < o.rows.size, 0, 0 if tied else 21)
+        order = np.argsort(owner, kind="stable")
+        self.owners = 21 if tied else 40
+        self.lists = starts_of(owner, self.owners), self.index[order], np.int32(order % o.rows.size)
+
+    def matrices(self, flat):
+        ends = np.cumsum([0] + [n * p for n, p in self.shapes])
+        return [flat[a:b].reshape(s) for a, b, s in zip(ends[:-1], ends[1:], self.shapes, strict=True)]
+
+    def loss_and_gradient(self, flat, scale):
+        o, m = self.observed, self.matrices(flat)
+        left, right = (m[0], m[0]) if self.tied else (m[0] @ m[1], m[2] @ m[3])
+        z = np.zeros((left.shape[0], right.shape[0]))
+        z[o.rows, o.cols] = (left @ right.T)[o.rows, o.cols] - o.values
+        g = scale * z
+        if self.tied:
+            gradients = [(g + g.T) @ m[0]]
+        else:
+            in_left, in_right = g @ right, g.T @ left
+            gradients = [in_left @ m[1].T, m[0].T @ in_left, in_right @ m[3].T, m[2].T @ in_right]
+        return 0.5 * scale * np.sum(z**2), np.concatenate([x.ravel() for x in gradients])
+
+    def expected(self, k, steps, scale, lr, alpha=None):
+        """Point, gradient, velocity and state after some steps, in float64."""
+        s = self.size
+        point, velocity = self.starts[k][:s].copy(), self.starts[k][3 * s : 4 * s].copy()
+        state = going(STEPS=3.0, TIME=2.0, MEAN_SQUARE=0.5)
+        for _ in range(steps):
+            g, step = self.loss_and_gradient(point, scale)[1], lr
+            if alpha is not None:
+                state[MEAN_SQUARE] = alpha * state[MEAN_SQUARE] + (1 - alpha) * np.sum(g**2)
+                step = lr / (np.sqrt(state[MEAN_SQUARE] / (1 - alpha ** (state[STEPS] + 1))) + 1e-4)
+            if self.momentum:
+                g = velocity = self.momentum * velocity + g
+            point -= step * g
+            state[[STEPS, TIME]] += 1.0, step
+        state[LOSS], gradient = self.loss_and_gradient(point, scale)
+        return point, gradient, velocity, state
+
+
+def advance_each(launch, dtype):
+    out, scale, pairs = {}, 0.02, np.array([(0.0, np.inf), (1e9, 1e9), (0.0, 0.0)])
+    for name, (tied, momentum, lr, alpha) in {
+        "chains": (False, 0.0, 0.3, None), "tied": (True, 0.9, 0.1, None), "paced": (False, 0.0, 0.1, 0.9),
+    }.items():  # fmt: skip
+        t = Trials(dtype, tied, momentum)
+        o, s = t.observed, t.size
+        addresses = np.array([home.ctypes.data for home in t.homes])
+        states = np.stack([going(STEPS=3.0, TIME=2.0, MEAN_SQUARE=0.5) for _ in t.homes])
+        # The first goes on to its last step, the second halts at its first one.
+        orders = np.array([(5.0, np.inf, 2, 1, 1), (4.0, np.inf, 0, 2, 1)])
+        launch(
+            "advance_each", (2,), addresses, t.plan, t.left, t.right, s, o.rows, o.cols, o.values,
+            o.values.size, *t.lists, t.owners, scale, int(alpha is not None), lr, alpha or 0.0, 1e-4,
+            momentum, orders, pairs, states,
+        )  # fmt: skip
+        for k, (home, steps) in enumerate(zip(t.homes, (5, 1), strict=True)):
+            point, gradient, velocity, state = t.expected(k, steps, scale, lr, alpha)
+            out[f"{name} point {k}"] = home[:s], point
+            out[f"{name} gradient {k}"] = home[2 * s : 3 * s], gradient
+            if momentum:
+                out[f"{name} velocity {k}"] = home[3 * s : 4 * s], velocity
+            kept = [LOSS, TIME, STEPS]
+            out[f"{name} state {k}"] = states[k, kept], state[kept]
+            out[f"{name} norm {k}"] = states[k, [GRADIENT_SQUARED]], np.array([np.sum(gradient**2)])
+            out[f"{name} end {k}"] = states[k, [EVENT, TAKEN]], np.array([float(k), steps])
+    return out
+
+
+class Measured:
+    """Sparse measurements, one of which and one entry of which are empty."""
+
+    def __init__(self, dtype, m=37, size=70):
+        rng = np.random.default_rng(8)
+        self.a = rng.standard_normal((m, size)) * (rng.random((m, size)) < 0.2)
+        self.a[7] = self.a[:, 11] = 0.0
+        self.a = self.a.astype(dtype)
+        self.w, self.y = rng.standard_normal(size).astype(dtype), rng.standard_normal(m).astype(dtype)
+        i, j = np.nonzero(self.a)
+        order = np.argsort(j, kind="stable")
+        self.by_row = starts_of(i, m), np.int32(j), self.a[i, j]
+        self.by_col = starts_of(j, size), np.int32(i[order]), self.a[i, j][order]
+
+
+def entry_residual(launch, dtype):
+    o = Measured(dtype)
+    y = np.resize(o.y, o.w.size)
+    out = {}
+    for name, values in (("compared", y), ("linear", None)):
+        z, partials = filled(o.w.size, dtype), filled(2, float)
+        launch("entry_residual", (2,), o.w, values, 0.25, o.w.size, 64, going(), z, partials)
+        r = o.w.astype(float) - (0 if values is None else y)
+        out[f"{name} z"] = z, 0.25 * r
+        out[f"{name} partials"] = partials, np.add.reduceat(r**2, [0, 64])
+    return out
+
+
+def sparse_residual(launch, dtype, per_warp=2):
+    o = Measured(dtype)
+    m, blocks, out = o.y.size, 3, {}
+    for name, values in (("compared", o.y), ("linear", None)):
+        z, partials = filled(m, dtype), filled(blocks, float)
+        launch("sparse_residual", (blocks,), *o.by_row, o.w, values, 0.25, m, per_warp, going(), z, partials)
+        r = o.a.astype(float) @ o.w - (0 if values is None else o.y)
+        out[f"{name} z"] = z, 0.25 * r
+        out[f"{name} partials"] = partials, np.add.reduceat(r**2, np.arange(0, m, WARPS * per_warp))
+    return out
+
+
+def sparse_adjoint(launch, dtype):
+    o = Measured(dtype)
+    size = o.w.size
+    out = filled(size, dtype)
+    grid = (-(-size * sources.SHARE // sources.BLOCK),)
+    launch("sparse_adjoint", grid, *o.by_col, o.y, size, going(), out)
+    return {"out": (out, o.a.astype(float).T @ o.y)}
+
+
+def pack(launch, dtype, n=4):
+    w = np.random.default_rng(9).standard_normal((n, n)).astype(dtype)
+    out = filled(n * (n + 1) // 2, dtype)
+    launch("pack", (1, n), w, n, going(), out)
+    both = w.astype(float) + w.T - np.diag(np.diag(w))
+    return {"out": (out, both[np.triu_indices(n)])}
+
+
+def dense_residual(launch, dtype, m=22, width=301, per_block=8):
+    rng = np.random.default_rng(10)
+    a, w, y = (rng.standard_normal(s).astype(dtype) for s in ((m, width), width, m))
+    firsts, out = np.arange(0, m, per_block), {}
+    for name, values in (("compared", y), ("linear", None)):
+        slots, partials = filled((firsts.size, width), dtype), filled(firsts.size, float)
+        launch(
+            "dense_residual",
+            (firsts.size,),
+            a,
+            width,
+            w,
+            values,
+            0.25,
+            m,
+            per_block,
+            going(),
+            slots,
+            partials,
+        )
+        r = a.astype(float) @ w - (0 if values is None else y)
+        out[f"{name} slots"] = slots, np.add.reduceat(0.25 * r[:, None] * a, firsts)
+        out[f"{name} partials"] = partials, np.add.reduceat(r**2, firsts)
+    return out
+
+
+def sum_slots(launch, dtype, count=19):
+    rng = np.random.default_rng(11)
+    results = {}
+    for name, n, p, width in (("full", 2, 33, 66), ("packed", 4, 4, 10)):
+        slots, out = rng.standard_normal((count, width)).astype(dtype), filled((n, p), dtype)
+        is_packed = name == "packed"
+        launch("sum_slots", (-(-p // WARP), n), slots, count, n, p, int(is_packed), 2.0, going(), out)
+        total = 2.0 * slots.astype(float).sum(axis=0)
+        expected = np.zeros((n, p))
+        if is_packed:
+            expected[np.triu_indices(n)] = total
+            expected += np.triu(expected, 1).T
+        results[name] = out, expected if is_packed else total.reshape(n, p)
+    return results
+
+
 CASES = {
-    case.__name__: case for case in (sampled_residual, gather, gather_step, descend, squares, pace, settle)
+    case.__name__: case
+    for case in (
+        sampled_residual,
+        entry_residual,
+        gather,
+        gather_step,
+        sparse_residual,
+        sparse_adjoint,
+        pack,
+        dense_residual,
+        sum_slots,
+        descend,
+        squares,
+        pace,
+        settle,
+        advance_each,
+    )
 }
 
 

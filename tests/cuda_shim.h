@@ -6,6 +6,7 @@
 #include <math.h>
 #include <string.h>
 
+#include <algorithm>
 #include <utility>
 
 #define __global__
@@ -26,6 +27,7 @@ void* shim_shared(int line, unsigned long bytes);
 const char* shim_launch(void (*body)(void*), void* what, const unsigned* grid, unsigned threads, unsigned seed);
 }
 
+using std::min;
 #define threadIdx shim_thread
 #define blockIdx shim_block
 #define __syncthreads() shim_barrier(__LINE__)

@@ -59,6 +59,10 @@ def test_the_cache_is_used_and_never_stale(tmp_path):
     helper.write_text(source)
     assert call() == (3.0, 0, 1)
 
+    rules = package / "kernels" / "flow_rules.py"  # what kernels for the CPU share with others
+    rules.write_text(rules.read_text() + "# changed\n")
+    assert call() == (3.0, 0, 1)
+
     # After an upgrade in which a type has gone that the index of the old machine code names.
     for path in package.rglob("*.py"):
         path.write_text(path.read_text().replace("Chains", "Linked"))

@@ -2,16 +2,18 @@
 
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 import fastdmf as dmf
-from fastdmf.backends import Event, cuda
+from fastdmf.backends import Event, Leg, cuda
+from fastdmf.backends.cuda_objective import CudaObjective
 from fastdmf.kernels.cpu import stepping
 from fastdmf.kernels.cuda import sources
+from fastdmf.kernels.flow_rules import SLOTS_OF_STEPS
 from tests import cuda_shim
 from tests.cuda_shim import ShimDevice
 from tests.test_against_naive import assert_same
@@ -50,8 +52,22 @@ def on_shim(monkeypatch):
     return choose
 
 
+@pytest.fixture(params=["by launches", "by a block"])
+def small(request, monkeypatch):
+    """Small trials take each step by several launches, as large ones do, or many in one block."""
+    if request.param == "by launches":
+        monkeypatch.setattr(cuda, "fits_a_block", lambda *choices: False)
+    return request.param == "by a block"
+
+
+@pytest.fixture
+def by_launches(monkeypatch):
+    """Small trials take steps as large ones do."""
+    monkeypatch.setattr(cuda, "fits_a_block", lambda *choices: False)
+
+
 @pytest.fixture(params=["shim", pytest.param("gpu", marks=pytest.mark.gpu)])
-def somewhere(request):
+def device_here(request):
     """The shim, and a GPU where there is one."""
     if request.param == "shim":
         if cuda_shim.MISSING:
@@ -62,6 +78,11 @@ def somewhere(request):
         cuda.open_device()
     except ValueError as missing:
         pytest.skip(str(missing))
+
+
+@pytest.fixture
+def somewhere(device_here, small):
+    """There, both ways."""
 
 
 def problem_for(factorization):
@@ -120,7 +141,7 @@ def test_runs_are_those_of_the_cpu(somewhere, factorization, optimizer):
 @needs_shim
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("factorization", ["depth 2", "depth 3", "UUᵀ"])
-def test_schedules_halves_and_norms_do_not_change_a_bit(on_shim, factorization, optimizer):
+def test_schedules_halves_and_norms_do_not_change_a_bit(on_shim, small, factorization, optimizer):
     ends = []
     for schedule in (0, 1, 2):
         on_shim(schedule)
@@ -179,7 +200,189 @@ def test_a_divergence_leaves_the_last_finite_point(somewhere, factorization):
 
 
 @needs_shim
-def test_a_step_taken_back_is_the_point_before_it_to_the_bit(on_shim):
+def test_a_run_waits_for_the_device_where_it_records_and_nowhere_else(on_shim, small, monkeypatch):
+    monkeypatch.setattr("fastdmf.loop.STRETCH_SECONDS", 1e9)  # or stretches end by the clock, too
+    device, waits = on_shim(), []
+    get = device.get
+    monkeypatch.setattr(device, "get", lambda array: waits.append(array.size) or get(array))
+    record = dmf.Record(every=10, metrics=["loss"])
+    choices = {"depth": 2, "lr": 1.0, "stop": dmf.MaxSteps(40), "seed": 0}
+    dmf.run(problem_for(dmf.Product(2)), record=record, device="cuda", **choices)
+    # The start, a first step that tells how long one takes, four records; factors for test error and result.
+    factors = [m.size for m in dmf.run(problem_for(dmf.Product(2)), **choices).factors]
+    assert waits == [sources.SLOTS] * 6 + 2 * factors[::-1]
+
+
+# --- sensing ------------------------------------------------------------------------------------------------
+
+
+def sensing(kind, factorization):
+    """Measurements of an 8 × 11 or 10 × 10 matrix: any, symmetric, or sparse and not symmetric."""
+    square = kind == "symmetric" or isinstance(factorization, dmf.Symmetric)
+    n, p = (10, 10) if square else (8, 11)
+    if kind != "sparse":
+        return dmf.Sensing.gaussian((n, p), 2, 61, symmetric=kind == "symmetric", seed=5)
+    rng = np.random.default_rng(6)
+    a = rng.standard_normal((61, n, p)) * (rng.random((61, n, p)) < 0.1)
+    truth = rng.standard_normal((n, 2)) @ rng.standard_normal((2, p))
+    rows = scipy.sparse.csr_array(a.reshape(61, -1))
+    return dmf.Sensing(rows, rows @ truth.ravel(), shape=(n, p), truth=truth)
+
+
+SENSING = ("any", "symmetric", "sparse")
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("factorization", ["depth 2", "depth 2, narrow", "depth 3", "UUᵀ"])
+@pytest.mark.parametrize("kind", SENSING)
+def test_steps_of_sensing_are_those_of_the_cpu(device_here, kind, factorization, optimizer, dtype):
+    f, optimizer = FACTORIZATIONS[factorization], OPTIMIZERS[optimizer]
+    problem = sensing(kind, f)
+    if kind == "sparse" and isinstance(optimizer, dmf.GradientDescent):
+        optimizer = dmf.GradientDescent(0.1, optimizer.momentum)
+    loops = [dmf.Loop(problem, f, optimizer, dtype=dtype, device=d) for d in ("cuda", "cpu")]
+    starts = [loop.init(START, seed=0) for loop in loops]
+    assert loops[0].engine.form == loops[1].engine.form
+    ends = [loop.advance(start, 20) for loop, start in zip(loops, starts, strict=True)]
+    assert ends[1].loss < 0.9 * starts[1].loss, "this instance hardly moves: it proves nothing"
+    assert_close(*ends, TOLERANCE[dtype])
+    assert ends[0].test_error == pytest.approx(ends[1].test_error, rel=10 * TOLERANCE[dtype])
+    for x, y in zip(ends[0].gradients, ends[1].gradients, strict=True):
+        assert np.max(np.abs(x - y)) < 10 * TOLERANCE[dtype] * np.max(np.abs(y))
+
+
+@needs_shim
+@pytest.mark.parametrize("kind", SENSING)
+def test_schedules_do_not_change_a_bit_of_sensing(on_shim, kind):
+    ends = []
+    for schedule in (0, 1, 2):
+        on_shim(schedule)
+        loop = dmf.Loop(sensing(kind, None), dmf.Product(2), OPTIMIZERS["group RMSprop"], device="cuda")
+        ends.append(loop.advance(loop.init(START, seed=0), 5))
+    for end in ends[1:]:
+        assert_same(end, ends[0])
+
+
+@pytest.mark.parametrize("name", ["observed", *SENSING])
+def test_operators_are_those_of_the_problem_and_linear_where_y_is_zero(device_here, name):
+    """c A*(A w − y), and c A*A w, at any W on the support: what depth 1 and Hessians need."""
+    problem = problem_for(dmf.Product(2)) if name == "observed" else sensing(name, None)
+    device, dtype = cuda.open_device(), np.dtype("float64")
+    objective = CudaObjective(problem, dmf.Product(2), dtype, device)
+    operator, w = objective.operator, np.random.default_rng(12).standard_normal(problem.shape)
+    c = problem.loss_scale
+    wanted = {False: problem.gradient(w), True: c * problem.adjoint(problem.measure(w))}
+    if name == "observed":
+        order = np.lexsort((problem.cols, problem.rows))
+        where = problem.rows[order], problem.cols[order]
+    elif name == "sparse":
+        where = np.divmod(np.unique(problem.matrices.indices), problem.shape[1])
+    else:
+        where = tuple(x.ravel() for x in np.indices(problem.shape))
+    for linear, gradient in wanted.items():
+        work = operator.work()
+        operator.residual_at(device.put(w[where]), objective.going, work, linear)
+        np.testing.assert_allclose(device.get(work.z).ravel(), gradient[where], rtol=0, atol=1e-12)
+        loss = 0.5 * c * device.get(work.sums).sum()
+        r = problem.measure(w) - (0 if linear else problem.values)
+        assert loss == pytest.approx(0.5 * c * r @ r, rel=1e-12)
+
+
+# --- small trials, a block each -----------------------------------------------------------------------------
+
+ENDS = {
+    "steps": {"stop": dmf.MaxSteps(30)},
+    "loss": {"stop": dmf.LossBelow(0.5) | dmf.MaxSteps(60), "record": dmf.Record(at_loss=[0.8, 0.6])},
+    "gradient": {"stop": dmf.LossBelow(0.9) & dmf.GradientBelow(0.06) | dmf.MaxSteps(60)},
+    "time": {"record": dmf.Record(at_time=[3.0, 7.0], metrics=["loss", "gradient_norm"])},
+}
+
+
+@needs_shim
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("factorization", ["depth 2", "depth 3", "UUᵀ"])
+def test_many_small_runs_are_each_the_run_by_itself(on_shim, factorization, optimizer, end):
+    choices = {
+        "factorization": FACTORIZATIONS[factorization], "optimizer": OPTIMIZERS[optimizer],
+        "stop": dmf.MaxSteps(30), "device": "cuda",
+    } | ENDS[end]  # fmt: skip
+    problem = problem_for(choices["factorization"])
+    seeds, scales = range(4), (0.3, 1.0, 0.1, 3.0)
+    inits = [dmf.Gaussian(product_scale=s) for s in scales]
+    device = on_shim()
+    device.launches = 0
+    results = dmf.run_many(problem, inits=inits, seeds=seeds, **choices)
+    assert device.launches < sum(r.steps for r in results), "they went one by one"
+    for schedule, (seed, init, result) in enumerate(zip(seeds, inits, results, strict=True)):
+        on_shim(schedule)
+        assert_same_result(result, dmf.run(problem, init=init, seed=seed, **choices))
+    if end in ("loss", "gradient"):
+        assert len({r.steps for r in results}) > 1
+
+
+def assert_same_result(result, alone):
+    assert all(map(np.array_equal, result.factors, alone.factors))
+    for name in ("loss", "test_error", "steps", "evaluations", "time", "status", "seed", "settings"):
+        np.testing.assert_equal(getattr(result, name), getattr(alone, name), err_msg=name)
+    assert result.records.keys() == alone.records.keys()
+    for name, rows in result.records.items():
+        np.testing.assert_array_equal(rows, alone.records[name], err_msg=name)
+
+
+def test_many_small_runs_are_those_of_the_cpu(somewhere):
+    choices = {"depth": 3, "lr": 1.0, "stop": dmf.MaxSteps(20), "init": START, "seeds": range(3)}
+    problem = problem_for(dmf.Product(3))
+    for a, b in zip(*(dmf.run_many(problem, device=d, **choices) for d in ("cuda", "cpu")), strict=True):
+        assert_close(a, b, 1e-11)
+        assert (a.status, a.steps, a.evaluations) == (b.status, b.steps, b.evaluations)
+
+
+@needs_shim
+def test_each_goes_on_to_its_own_end_in_one_launch(on_shim):
+    device = on_shim()
+    loop = dmf.Loop(problem_for(dmf.Product(2)), dmf.Product(2), OPTIMIZERS["momentum"], device="cuda")
+    inits = [START, dmf.Gaussian(1e200), dmf.Gaussian(1e3), START]
+    members = [loop.start(init, seed) for seed, init in enumerate(inits)]
+    assert members.pop(1).diverged, "a start without a finite loss"
+    lockstep = loop.engine.together(members)
+    middle = loop.start(START, 3)
+    middle.advance(7)
+    waits = []
+    get = device.get
+    device.get = lambda array: waits.append(array.size) or get(array)
+    device.launches = 0
+    legs = [Leg(9), Leg(50), Leg(11, [(middle.loss, np.inf)])]
+    assert lockstep.advance(legs) == [Event.ALL_STEPS, Event.DIVERGED, Event.HALTED]
+    assert (device.launches, waits) == (1, [3 * sources.SLOTS])
+    steps = [m.step for m in members]
+    assert steps[0] == 9 and 0 < steps[1] < 50 and steps[2] == 7
+    for seed, init, member in zip((0, 2, 3), (inits[0], inits[2], inits[3]), members, strict=True):
+        alone = loop.start(init, seed)
+        alone.advance(member.step)
+        assert all(map(np.array_equal, member.factors(), alone.factors()))
+        assert all(map(np.array_equal, member.memory().values(), alone.memory().values()))
+    with pytest.raises(ValueError, match="last finite one"):
+        lockstep.advance([Leg(1)] * 3)
+    members[2].cancel[0] = 1
+    again = loop.engine.together(members[::2])
+    assert again.advance([Leg(1)] * 2) == [Event.CANCELLED] * 2
+    assert [m.step for m in members[::2]] == [9, 7]
+
+
+@needs_shim
+@pytest.mark.parametrize("shape", [(64, 64), (65, 64), (64, 65)])
+def test_a_block_moves_what_has_at_most_64_rows_and_columns(on_shim, shape):
+    problem = dmf.Completion.random(shape, rank=2, observed=200, seed=0)
+    choices = {"depth": 3, "lr": 0.5, "stop": dmf.MaxSteps(2), "seed": 0, "init": START}
+    gpu, cpu = (dmf.run(problem, device=device, **choices) for device in ("cuda", "cpu"))
+    assert ("one block" in gpu.settings["form"]) == (max(shape) == 64)
+    assert_close(gpu, cpu, 1e-11)
+
+
+@needs_shim
+def test_a_step_taken_back_is_the_point_before_it_to_the_bit(on_shim, small):
     _, gpu = loops(dmf.Product(2), dmf.GradientDescent(1e4, 0.5))
     diverged = gpu.start(START, 0)
     diverged.advance(50)
@@ -213,7 +416,7 @@ def test_held_out_entries_are_sampled_on_the_device(somewhere, factorization):
 
 
 @needs_shim
-def test_an_advance_waits_for_the_device_once(on_shim, monkeypatch):
+def test_an_advance_waits_for_the_device_once(on_shim, by_launches, monkeypatch):
     device = on_shim()
     _, gpu = loops(dmf.Product(2), OPTIMIZERS["descent"])
     trajectory = gpu.start(START, 0)
@@ -227,7 +430,7 @@ def test_an_advance_waits_for_the_device_once(on_shim, monkeypatch):
 
 
 @needs_shim
-def test_a_cancelled_advance_ends_between_steps(on_shim):
+def test_a_cancelled_advance_ends_between_steps(on_shim, small):
     _, gpu = loops(dmf.Product(2), OPTIMIZERS["descent"])
     trajectory = gpu.start(START, 0)
     trajectory.cancel[0] = 1
@@ -240,7 +443,7 @@ def test_a_cancelled_advance_ends_between_steps(on_shim):
 @pytest.mark.parametrize(
     ("problem", "factorization", "optimizer", "named"),
     [
-        (dmf.Sensing.gaussian((5, 5), 1, 9, seed=0), dmf.Product(2), dmf.GradientDescent(1.0), "Sensing 5×5"),
+        (dmf.Sensing.gaussian((5, 5), 1, 9, seed=0), dmf.Product(1), dmf.GradientDescent(1.0), "depth=1"),
         (dmf.Completion.random(), dmf.Product(1), dmf.GradientDescent(1.0), "depth=1"),
         (dmf.Completion.random(), dmf.Product(2), dmf.ExactLineSearch(), "ExactLineSearch"),
         (dmf.Completion.random(), dmf.Product(2), dmf.GradientFlow(), "GradientFlow"),
@@ -261,7 +464,7 @@ def test_values_too_large_for_float32_are_refused(on_shim):
 def test_the_state_begins_with_what_trajectories_on_the_cpu_carry():
     names = ("LOSS", "GRADIENT_SQUARED", "TIME", "STEPS", "MEAN_SQUARE")
     assert [getattr(sources, n) for n in names] == [getattr(stepping, n) for n in names] == list(range(5))
-    assert sources.SLOTS_KEPT == stepping.SLOTS == 5
+    assert sources.SLOTS_KEPT == SLOTS_OF_STEPS == 5
 
 
 @needs_shim
@@ -280,86 +483,3 @@ print(result.steps, *sys.modules)
     steps, *loaded = done.stdout.split()
     assert steps == "3", done.stderr
     assert not {name.split(".")[0] for name in loaded} & {"numba", "llvmlite", "cupy"}
-
-
-# --- CuPy -------------------------------------------------------------------------------------------------
-
-
-def start_on_cuda():
-    return dmf.Loop(dmf.Completion.random(), dmf.Product(2), dmf.GradientDescent(1.0), device="cuda")
-
-
-def test_without_cupy_one_sentence_says_so(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cupy", None)
-    with pytest.raises(ValueError, match=r"^device 'cuda' needs CuPy, which is not installed: pip install"):
-        start_on_cuda()
-
-
-def test_without_a_gpu_one_sentence_says_so(monkeypatch):
-    cupy = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: False))
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    with pytest.raises(ValueError, match=r"^device 'cuda' needs an NVIDIA GPU and its driver, .* none$"):
-        start_on_cuda()
-
-
-@needs_shim
-@pytest.mark.parametrize("dtype", TOLERANCE)
-def test_cupy_is_asked_for_what_the_shim_is_asked_for(monkeypatch, dtype):
-    """With CuPy's calls answered by NumPy and the shim: a run through `CupyDevice` is that on the shim."""
-    shim, asked = ShimDevice(), []
-
-    class OnDevice(np.ndarray):
-        def set(self, array):
-            assert type(array) is np.ndarray and array.flags.c_contiguous
-            assert array.dtype == self.dtype and array.shape == self.shape
-            self[...] = array
-
-    def gemm(transa, transb, a, b, out):
-        assert all(isinstance(x, OnDevice) for x in (a, b, out)) and out.flags.c_contiguous
-        assert all(x.flags.c_contiguous or x.flags.f_contiguous for x in (a, b)), "it would be copied"
-        assert (transa, transb) == ("N", "N")
-        np.matmul(a, b, out=out)
-
-    class RawModule:
-        def __init__(self, code, options):
-            asked.append((code, options))
-            self.launch = shim.load(np.dtype(dtype))
-
-        def get_function(self, name):
-            def kernel(grid, block, arguments):
-                assert block == (sources.BLOCK,)
-                for kind, x in zip(sources.KERNELS[name], arguments, strict=True):
-                    is_null = isinstance(x, np.uint64) and x == 0
-                    wanted = sources.number_types(np.dtype(dtype)).get(kind)
-                    assert isinstance(x, wanted) if wanted else isinstance(x, OnDevice) or is_null
-                nulls = [None if isinstance(x, np.uint64) else x for x in arguments]
-                self.launch(name, grid, *nulls)
-
-            return kernel
-
-    cupy = types.ModuleType("cupy")
-    cupy.cublas = types.ModuleType("cupy.cublas")
-    cupy.cublas.gemm = gemm
-    properties = {"name": b"a stand-in"}
-    cupy.cuda = types.SimpleNamespace(
-        is_available=lambda: True,
-        Device=lambda: types.SimpleNamespace(id=f"stand-in for {dtype}"),
-        runtime=types.SimpleNamespace(getDeviceProperties=lambda device: properties),
-    )
-    cupy.RawModule = RawModule
-    cupy.empty = lambda shape, dtype: np.full(shape, np.nan, dtype).view(OnDevice)
-    cupy.array = lambda array, order: np.array(array, order=order).view(OnDevice)
-    cupy.asnumpy = lambda array: np.array(array)
-    monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setitem(sys.modules, "cupy.cublas", cupy.cublas)
-
-    def ends(name, optimizer):
-        _, gpu = loops(FACTORIZATIONS[name], OPTIMIZERS[optimizer], dtype)
-        return gpu.advance(gpu.init(START, seed=0), 4)
-
-    cases = [("depth 2", "momentum"), ("depth 4", "descent"), ("UUᵀ", "group RMSprop")]
-    through_cupy = [ends(*case) for case in cases]
-    assert asked == [(sources.source(), sources.options(np.dtype(dtype)))], "compiled more than once"
-    monkeypatch.setattr(cuda, "open_device", lambda: shim)
-    for case, end in zip(cases, through_cupy, strict=True):
-        assert_same(end, ends(*case))

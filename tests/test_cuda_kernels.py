@@ -42,13 +42,13 @@ def test_a_kernel_that_comes_after_an_event_does_nothing(kernel):
     seen = []
 
     def stopped(name, grid, *arguments):
-        states = [a for a in arguments if isinstance(a, np.ndarray) and a.shape == (sources.SLOTS,)]
+        states = [a for a in arguments if isinstance(a, np.ndarray) and a.shape[-1:] == (sources.SLOTS,)]
         assert len(states) == 1 and (at is None or arguments[at] is states[0])
-        states[0][sources.EVENT] = 1.0
-        before = [a.copy() for a in arguments if isinstance(a, np.ndarray)]
+        states[0][..., sources.EVENT] = 1.0
+        after = [a for a in arguments if isinstance(a, np.ndarray)]
+        before = [a.copy() for a in after]
         launch(name, grid, *arguments)
         seen.append(name)
-        after = [a for a in arguments if isinstance(a, np.ndarray)]
         assert all(a.tobytes() == b.tobytes() for a, b in zip(after, before, strict=True))
 
     cuda_cases.CASES[kernel](stopped, dtype)
@@ -101,7 +101,7 @@ def sanitized(tmp_path, sanitizer, code, dtype="float64", kernels=tuple(cuda_cas
     if not all(Path(p).is_absolute() for p in paths):
         pytest.skip(f"the compiler has no {', '.join(libraries)}")
     environment = os.environ | {
-        "LD_PRELOAD": " ".join(paths), "PYTHONPATH": str(ROOT),
+        "LD_PRELOAD": " ".join(paths), "PYTHONPATH": str(ROOT), "FASTDMF_SHIM_FOLDER": str(cuda_shim.FOLDER),
         "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1",
         "TSAN_OPTIONS": "halt_on_error=1 exitcode=66", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
     }  # fmt: skip
@@ -151,7 +151,7 @@ BUGS = {
     ),
     "shared memory too small": (
         "asan", r"AddressSanitizer: heap-buffer-overflow \S*kernels:\d+", "sampled_residual",
-        ("SHARED_ARRAY(double, of_warps, WARPS)", "SHARED_ARRAY(double, of_warps, WARPS - 1)"),
+        ("of_warps[threadIdx.x / WARP] = x;", "of_warps[threadIdx.x / WARP + 1] = x;"),
     ),
     "an index that overflows": (
         "asan", "runtime error: signed integer overflow", "sampled_residual",
@@ -161,7 +161,7 @@ BUGS = {
     ),
     "no barrier before the warps' sums are read": (
         "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "sampled_residual",
-        ("of_warps[warp] = squares;\n  __syncthreads();", "of_warps[warp] = squares;"),
+        ("of_warps[threadIdx.x / WARP] = x;\n  __syncthreads();", "of_warps[threadIdx.x / WARP] = x;"),
     ),
     "no barrier before the slots are used again": (
         "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "settle",
@@ -171,9 +171,37 @@ BUGS = {
         "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "squares",
         ("slots[t] += slots[t + half];\n    __syncthreads();", "slots[t] += slots[t + half];"),
     ),
+    "no barrier before the step is read": (
+        "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "advance_each",
+        ("__syncthreads();  // before the step is read", ""),
+    ),
+    "no barrier after a product along a chain": (
+        "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "advance_each",
+        ("t.prefix(j), n, inner, p);\n    __syncthreads();", "t.prefix(j), n, inner, p);"),
+    ),
+    "no barrier after a step": (
+        "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "advance_each",
+        ("t.point[k]);\n  }\n  __syncthreads();", "t.point[k]);\n  }"),
+    ),
+    "no barrier before the next rows' sums are written": (
+        "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "dense_residual",
+        ("__syncthreads();  // before the next rows' sums are written", ""),
+    ),
+    "blocks that share a slot": (
+        "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "dense_residual",
+        ("slots + blockIdx.x * width", "slots"),
+    ),
+    "two blocks in one home": (
+        "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "advance_each",
+        ("(real*)homes[blockIdx.x]", "(real*)homes[0]"),
+    ),
+    "a row too many": (
+        "asan", r"AddressSanitizer: heap-buffer-overflow \S*kernels:\d+", "advance_each",
+        ("k < owners * t.width", "k < (owners + 1) * t.width"),
+    ),
     "blocks that write one sum": (
         "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "sampled_residual",
-        ("partials[blockIdx.x] = total;\n  }", "partials[0] += total;\n  }"),
+        ("of_warps[k];\n  partials[blockIdx.x] = total;", "of_warps[k];\n  partials[0] += total;"),
     ),
 }  # fmt: skip
 
@@ -192,14 +220,18 @@ DIVERGENT = {
         "const double total = slots[0];",
         "if (t < 7) __syncthreads();\n  const double total = slots[0];",
     ),
-    "shuffle": ("w = warp_sum(w);", "if (lane < 20) w = warp_sum(w);"),
+    "shuffle": ("w = sum_over<WARP>(w);", "if (lane < 20) w = sum_over<WARP>(w);"),
+    "barrier of one trial": (
+        "__syncthreads();  // before the step is read",
+        "if (threadIdx.x > 0) __syncthreads();  // before the step is read",
+    ),
 }
 
 
 @pytest.mark.parametrize("what", DIVERGENT)
 def test_threads_that_part_are_found(what):
     code = planted(*DIVERGENT[what])
-    kernel = {"barrier": "squares", "shuffle": "sampled_residual"}[what]
+    kernel = {"barrier": "squares", "shuffle": "sampled_residual"}.get(what, "advance_each")
     launch = ShimDevice(code=code).load(np.dtype("float64"))
-    with pytest.raises(RuntimeError, match=f"divergent {what} at line"):
+    with pytest.raises(RuntimeError, match=f"divergent {what.split()[0]} at line"):
         cuda_cases.check(kernel, launch, np.dtype("float64"))

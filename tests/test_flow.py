@@ -15,9 +15,9 @@ from fastdmf.backends import Event, bind, bind_objective
 from fastdmf.backends.cpu_memory import Matrices
 from fastdmf.backends.cpu_objective import NEVER, Scratch
 from fastdmf.choices import Choices
-from fastdmf.kernels.cpu.flow import IS_STIFF
 from fastdmf.kernels.cpu.hessian import hessian_times
 from fastdmf.kernels.cpu.stepping import forward
+from fastdmf.kernels.flow_rules import IS_STIFF
 from tests import naive
 
 REFERENCE = dmf.GradientFlow(rtol=1e-10, method="dopri5")
@@ -246,12 +246,13 @@ def test_cancelled_inside_a_step_it_stays_there(level):
     assert all(map(np.array_equal, ends[0].factors, ends[1].factors))
 
 
+@pytest.mark.parametrize("method", ["rkc2", "dopri5"])
 @pytest.mark.parametrize("is_taken_up_again", [False, True])
 @pytest.mark.parametrize("levels", [np.empty(0), np.logspace(0, -5, 60)], ids=["steps", "levels"])
-def test_cancelled_at_any_moment_it_goes_on_to_the_bit(levels, is_taken_up_again):
+def test_cancelled_at_any_moment_it_goes_on_to_the_bit(levels, is_taken_up_again, method):
     """In a step, while the Hessian's spectral radius is looked for, or a point inside a step."""
     problem, steps = dmf.Completion.random(observed=2000, seed=0), 100
-    engine = bind(problem, dmf.Product(2), dmf.GradientFlow())
+    engine = bind(problem, dmf.Product(2), dmf.GradientFlow(method=method))
     init = dmf.Gaussian(0.01).draw(dmf.Product(2), problem.shape, np.random.default_rng(5))
 
     def course(gaps):

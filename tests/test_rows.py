@@ -38,3 +38,24 @@ def test_gradients_at_every_width(symmetric, dtype):
         loop = dmf.Loop(problem, factorization, dmf.GradientDescent(lr=1e-3), dtype=dtype)
         state = loop.init(dmf.Factors(factors))
         assert all(map(np.array_equal, state.gradients, gradients)), width
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_line_searches_at_every_width(symmetric, dtype):
+    shape = (9, 9) if symmetric else (9, 12)
+    problem = dmf.Completion.random(shape, rank=2, observed=40, seed=0)
+    objective = naive.objective_of(problem, symmetric)
+    rng = np.random.default_rng(0)
+    for width in lengths(dtype):
+        factorization = dmf.Symmetric(width) if symmetric else dmf.Product(2, (width,))
+        factors = dmf.Gaussian(std=width**-0.5).draw(factorization, shape, rng)
+        factors = [w.astype(dtype) for w in factors]
+        loop = dmf.Loop(problem, factorization, dmf.ExactLineSearch(), dtype=dtype)
+        state = loop.advance(loop.init(dmf.Factors(factors)))
+        path = naive.trajectory(
+            objective, [w.astype(np.float64) for w in factors], naive.ExactLineSearch(), 1
+        )
+        assert state.loss == pytest.approx(path.losses[-1], rel=TOLERANCE[dtype], abs=TOLERANCE[dtype]), width
+        for w, wanted in zip(state.factors, path.factors, strict=True):
+            assert np.linalg.norm(w - wanted) < TOLERANCE[dtype] * np.linalg.norm(wanted), width

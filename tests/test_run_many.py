@@ -26,38 +26,47 @@ class OneByOne:
     def __init__(self, trajectories):
         self.trajectories = trajectories
 
-    def advance(self, steps, halts, until):
-        assert len(halts) == len(until) == len(self.trajectories)
+    def advance(self, legs):
+        assert len(legs) == len(self.trajectories)
         assert len({t.step for t in self.trajectories}) == 1
-        events = [Event.ALL_STEPS] * len(halts)
-        for _ in range(steps):
+        events = [Event.ALL_STEPS] * len(legs)
+        for _ in range(min(leg.steps for leg in legs)):
             if any(events):
                 break
             if any(t.cancel[0] for t in self.trajectories):
-                return [Event.CANCELLED] * len(halts)
-            own = zip(self.trajectories, halts, until, strict=True)
-            events = [t.advance(1, *ends) for t, *ends in own]
+                return [Event.CANCELLED] * len(legs)
+            own = zip(self.trajectories, legs, strict=True)
+            events = [t.advance(1, leg.halts, leg.until) for t, leg in own]
         return events
 
 
-@pytest.fixture
-def locksteps(monkeypatch):
-    """Trajectories step together, two or more at a time; how many there were each time it was asked."""
+class EachOnItsOwn(OneByOne):
+    """The same, but each goes on to the end of its own leg."""
+
+    def advance(self, legs):
+        if any(t.cancel[0] for t in self.trajectories):
+            return [Event.CANCELLED] * len(legs)
+        return [t.advance(*leg) for t, leg in zip(self.trajectories, legs, strict=True)]
+
+
+def formed(monkeypatch, kind):
+    """From now on trajectories step together, two or more at a time; how many each time it was asked."""
     sizes = []
 
     def together(_engine, trajectories):
         sizes.append(len(trajectories))
-        return OneByOne(trajectories) if len(trajectories) > 1 else None
+        return kind(trajectories) if len(trajectories) > 1 else None
 
     monkeypatch.setattr(CpuEngine, "together", together)
     return sizes
 
 
-@pytest.fixture(params=["apart", "on two threads", "in lockstep"])
-def run_many(request):
+@pytest.fixture(params=["apart", "on two threads", "in lockstep", "each to its own end"])
+def run_many(request, monkeypatch):
     """`run_many` by every way there is."""
-    if request.param == "in lockstep":
-        request.getfixturevalue("locksteps")
+    kinds = {"in lockstep": OneByOne, "each to its own end": EachOnItsOwn}
+    if request.param in kinds:
+        formed(monkeypatch, kinds[request.param])
     threads = 2 if request.param == "on two threads" else 1
     return lambda problem=PROBLEM, **choices: dmf.run_many(problem, threads=threads, **CHOICES | choices)
 
@@ -122,7 +131,8 @@ def test_one_that_diverges_leaves_the_others_alone(run_many):
         assert_same(result, run(init=init, seed=seed))
 
 
-def test_locksteps_are_formed_anew_of_those_that_go_on(locksteps):
+def test_locksteps_are_formed_anew_of_those_that_go_on(monkeypatch):
+    locksteps = formed(monkeypatch, OneByOne)
     stop, inits = dmf.LossBelow(1e-3) | dmf.MaxSteps(2000), [dmf.Gaussian(s) for s in (1e-3, 1e-1, 1e-2, 1.0)]
     results = dmf.run_many(PROBLEM, inits=inits, seeds=range(4), lr=1.0, stop=stop)
     assert len({result.steps for result in results}) == 4

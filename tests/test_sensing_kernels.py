@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse
 
 import fastdmf as dmf
-from fastdmf.backends import Event, bind, bind_objective
+from fastdmf.backends import Event, Leg, bind, bind_objective
 from fastdmf.kernels.cpu.dense_rows import MEMBERS, ROWS
 from tests import naive
 
@@ -118,7 +118,7 @@ def path(engine, factors, steps, company=()):
     """The trajectory after some steps, in the company of others."""
     members = [engine.start(f) for f in (factors, *company)]
     if company:
-        members_together(engine, members).advance(steps, [()] * len(members))
+        members_together(engine, members).advance([Leg(steps)] * len(members))
     else:
         members[0].advance(steps)
     assert members[0].step == steps
@@ -175,7 +175,7 @@ def test_lockstep_takes_each_members_own_path(symmetric, choice, factorization):
         members = [engine.start(p) for p in points[:count]]
         lockstep = members_together(engine, members)
         for steps in (1, 29, 0, 20):
-            assert lockstep.advance(steps, [()] * count) == [Event.ALL_STEPS] * count
+            assert lockstep.advance([Leg(steps)] * count) == [Event.ALL_STEPS] * count
         for a, b in zip(alone, members, strict=False):
             assert_same(a, b)
 
@@ -186,7 +186,7 @@ def test_lockstep_against_plain_numpy():
     for dtype, tolerance in {"float64": 1e-12, "float32": 1e-4}.items():
         engine = bind(problem, dmf.Product(3), dmf.GradientDescent(0.01), dtype)
         members = [engine.start(p) for p in points]
-        members_together(engine, members).advance(50, [()] * 5)
+        members_together(engine, members).advance([Leg(50)] * 5)
         for member, point in zip(members, points, strict=True):
             objective = naive.objective_of(problem)
             start = [w.astype(dtype).astype(np.float64) for w in point]
@@ -200,9 +200,9 @@ def test_members_leave_and_go_on():
     engine = bind(problem, dmf.Product(2), dmf.GradientDescent(0.002, momentum=0.9))
     points = starts(dmf.Product(2), problem.shape, 3)
     a, b, c = members = [engine.start(p) for p in points]
-    members_together(engine, members).advance(11, [()] * 3)
+    members_together(engine, members).advance([Leg(11)] * 3)
     b.advance(9)
-    members_together(engine, [c, a]).advance(9, [(), ()])
+    members_together(engine, [c, a]).advance([Leg(9)] * 2)
     for member, point in zip(members, points, strict=True):
         assert_same(member, path(engine, point, 20))
 
@@ -220,7 +220,9 @@ def test_all_stop_where_one_halts(thresholds):
         watched.gradient_norm if thresholds != "loss" else np.inf,
     )
     members = [engine.start(p) for p in points]
-    events = members_together(engine, members).advance(1000, [(), [(0.0, 1.0), pair], norms])
+    events = members_together(engine, members).advance(
+        [Leg(1000), Leg(1000, [(0.0, 1.0), pair]), Leg(2000, norms)]
+    )
     assert events == [Event.ALL_STEPS, Event.HALTED, Event.ALL_STEPS]
     assert [t.step for t in members] == [17] * 3
     for member, point in zip(members, points, strict=True):
@@ -237,16 +239,16 @@ def test_one_diverges_and_the_others_keep_their_step(symmetric):
     assert alone.advance(1000) == Event.DIVERGED
     members = [engine.start(p) for p in points]
     lockstep = members_together(engine, members)
-    assert lockstep.advance(1000, [()] * 3) == [Event.ALL_STEPS, Event.DIVERGED, Event.ALL_STEPS]
+    assert lockstep.advance([Leg(1000)] * 3) == [Event.ALL_STEPS, Event.DIVERGED, Event.ALL_STEPS]
     assert_same(members[1], alone)
     assert members[1].diverged and np.isfinite(members[1].loss)
     last = alone.step + 1
     assert [t.step for t in members] == [last, last - 1, last]
-    members_together(engine, members[::2]).advance(5, [(), ()])
+    members_together(engine, members[::2]).advance([Leg(5)] * 2)
     for member, point in ((members[0], points[0]), (members[2], points[2])):
         assert_same(member, path(engine, point, last + 5))
     with pytest.raises(ValueError, match="last finite one"):
-        lockstep.advance(1, [()] * 3)
+        lockstep.advance([Leg(1)] * 3)
 
 
 def test_a_flag_of_one_cancels_all():
@@ -255,19 +257,19 @@ def test_a_flag_of_one_cancels_all():
     points = starts(dmf.Product(2), problem.shape, 3)
     members = [engine.start(p) for p in points]
     lockstep = members_together(engine, members)
-    lockstep.advance(0, [()] * 3)  # compiled before the clock runs
+    lockstep.advance([Leg(0)] * 3)  # compiled before the clock runs
     members[2].cancel[0] = 1
-    assert lockstep.advance(10, [()] * 3) == [Event.CANCELLED] * 3
+    assert lockstep.advance([Leg(10)] * 3) == [Event.CANCELLED] * 3
     assert [t.step for t in members] == [0] * 3
     members[2].cancel[0] = 0
     timer = threading.Timer(0.1, members[0].cancel.fill, (1,))
     timer.start()
-    assert lockstep.advance(10**9, [()] * 3) == [Event.CANCELLED] * 3
+    assert lockstep.advance([Leg(10**9)] * 3) == [Event.CANCELLED] * 3
     timer.join()
     steps = members[0].step
     assert steps > 0 and [t.step for t in members] == [steps] * 3
     members[0].cancel[0] = 0
-    lockstep.advance(3, [()] * 3)
+    lockstep.advance([Leg(3)] * 3)
     for member, point in zip(members, points, strict=True):
         same = path(engine, point, steps + 3)
         assert all(map(np.array_equal, member.factors(), same.factors()))

@@ -3,7 +3,7 @@
 import numpy as np
 
 import fastdmf as dmf
-from fastdmf.backends import bind
+from fastdmf.backends import Leg, bind
 
 from ._timing import seconds_per_step
 
@@ -35,7 +35,7 @@ class BesideGemv:
         self.w, self.r = (rng.standard_normal(k).astype(np.float32) for k in self.a.shape[::-1])
 
     def _together(self, lockstep):
-        return lambda steps: lockstep.advance(steps, [()] * len(self.members))
+        return lambda steps: lockstep.advance([Leg(steps)] * len(self.members))
 
     def _products(self, steps):
         out, back = np.empty_like(self.r), np.empty_like(self.w)

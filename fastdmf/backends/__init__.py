@@ -8,7 +8,7 @@ trajectory is mutable, owns its memory on the device, and knows how to take step
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,14 @@ class Event(IntEnum):
 
 #: Pairs (loss, gradient norm): a step that is at or below both of some pair ends an advance.
 Halts = Sequence[tuple[float, float]]
+
+
+class Leg(NamedTuple):
+    """How far a trajectory may go before somebody looks at it again."""
+
+    steps: int
+    halts: Halts = ()
+    until: float = np.inf
 
 
 class Trajectory(Protocol):
@@ -108,17 +116,15 @@ class Trajectory(Protocol):
 
 
 class Lockstep(Protocol):
-    """Trajectories of one engine that step together."""
+    """Trajectories of one engine that move in one call."""
 
-    def advance(
-        self, steps: int, halts: Sequence[Halts], until: Sequence[float] | None = None
-    ) -> list[Event]:
-        """Take up to ``steps`` steps with every member; all end at the first step where any has an event.
+    def advance(self, legs: Sequence[Leg]) -> list[Event]:
+        """Advance member b by at most ``legs[b]``, and at least one of them to the end of its leg.
 
-        ``halts[b]`` and ``until[b]`` are member b's.  A member whose next step has no finite loss takes its
-        step back (event DIVERGED) while the others keep theirs; one that meets its halts gets HALTED; the
-        others get ALL_STEPS.  All get CANCELLED if any member's ``cancel`` was set.  Every member is left as
-        by an advance of its own that ended with this event.
+        Members may go side by side, all up to the first step where any of them ends, or each on to its own
+        end.  One whose next step has no finite loss takes its step back (event DIVERGED), one that meets its
+        halts gets HALTED, the others get ALL_STEPS, wherever they are.  All get CANCELLED if any member's
+        ``cancel`` was set.  Every member is left as by an advance of its own that ended there, so.
         """
         ...
 
@@ -144,7 +150,7 @@ class Engine(Protocol):
         ...
 
     def together(self, trajectories: Sequence[Trajectory]) -> Lockstep | None:
-        """The trajectories in lockstep; None where that does not pay, and each is to be advanced by itself.
+        """The trajectories as one; None where that does not pay, and each is to be advanced by itself.
 
         In between they stay usable by themselves (factors, state, memory, test_error, advance), and when
         members leave, a new lockstep may be formed of any subset.

@@ -8,10 +8,11 @@ import numpy as np
 
 from fastdmf._checks import Array
 from fastdmf.backends.layout import aligned_empty, blocks_of, compressed_rows, refuse_overflow, whole_vectors
+from fastdmf.backends.measurements import are_symmetric, touched_entries, triangles
 from fastdmf.backends.tiles import blocks_support, tiling_of
 from fastdmf.kernels.cpu.blocked import Blocks
 from fastdmf.kernels.cpu.completion import Entries, Pattern
-from fastdmf.kernels.cpu.dense_rows import ROWS
+from fastdmf.kernels.cpu.dense_rows import MOST_ROWS, ROWS
 from fastdmf.kernels.cpu.sensing import DenseRows, SparseRows
 from fastdmf.kernels.cpu.tables import VECTOR_BYTES
 from fastdmf.kernels.cpu.whole import Masked, Whole
@@ -105,24 +106,20 @@ def _(problem: Sensing, dtype: np.dtype, width: int, tied: bool, threads: int) -
         form = "dense measurements, triangles" if operator.order else "dense measurements"
         return Binding(Whole(*problem.shape), operator, None, m, form)
     # Only the entries of W that some measurement touches are ever looked at.
-    matrices = problem.matrices
-    places, compressed = np.unique(matrices.indices, return_inverse=True)
-    rows, cols = (x.astype(np.int32) for x in np.divmod(places, problem.shape[1]))
-    order = np.argsort(compressed, kind="stable")
-    weights = _settled(matrices.data, dtype)
-    measured_by = np.repeat(np.arange(m, dtype=np.int32), np.diff(matrices.indptr))
+    touched = touched_entries(problem)
+    weights = _settled(problem.matrices.data, dtype)
     operator = SparseRows(
-        matrices.indptr.astype(np.int64),
-        compressed.astype(np.int32),
+        touched.row_starts,
+        touched.cols,
         weights,
-        compressed_rows(compressed, places.size),
-        measured_by[order],
-        _settled(weights[order], dtype),
+        touched.col_starts,
+        touched.rows,
+        _settled(weights[touched.order], dtype),
         values,
         problem.loss_scale,
     )
-    support = pattern_of(rows, cols, problem.shape, width)
-    return Binding(support, operator, (rows, cols), m, "sparse measurements")
+    support = pattern_of(*touched.where, problem.shape, width)
+    return Binding(support, operator, touched.where, m, "sparse measurements")
 
 
 def work_of(operator: Any, dtype: np.dtype) -> Array:
@@ -130,7 +127,7 @@ def work_of(operator: Any, dtype: np.dtype) -> Array:
     if not isinstance(operator, DenseRows):
         return np.empty(0, dtype)
     lanes = VECTOR_BYTES // dtype.itemsize
-    slot = whole_vectors(operator.a.shape[1], lanes) + ROWS * lanes
+    slot = whole_vectors(operator.a.shape[1], lanes) + MOST_ROWS * lanes
     return aligned_empty((operator.slots * slot,), dtype)
 
 
@@ -140,33 +137,11 @@ def _dense_rows(matrices: Array, values: Array, scale: float, tied: bool, thread
     height = max(LEAST_ROWS, -(-m // (MOST_BLOCKS * ROWS)) * ROWS)
     blocks = np.append(np.arange(0, m, height), m)
     slots = min(blocks.size - 1, 2) if threads == 1 else blocks.size - 1
-    if tied or (n == p and _are_symmetric(matrices)):
-        return DenseRows(_triangles(matrices, values.dtype), n, blocks, slots, values, scale)
+    if tied or (n == p and are_symmetric(matrices)):
+        lanes = VECTOR_BYTES // values.itemsize
+        packed = _settled(triangles(matrices, values.dtype, lanes), values.dtype)
+        return DenseRows(packed, n, blocks, slots, values, scale)
     return DenseRows(_settled(matrices.reshape(m, -1), values.dtype), 0, blocks, slots, values, scale)
-
-
-def _are_symmetric(matrices: Array) -> bool:
-    """Whether all are, to the bit."""
-    few = max(1, 2**17 // matrices[0].size)  # a few at a time: they stay in the cache, and the first may tell
-    return all(
-        np.array_equal(part, part.transpose(0, 2, 1))
-        for part in (matrices[i : i + few] for i in range(0, len(matrices), few))
-    )
-
-
-def _triangles(matrices: Array, dtype: np.dtype) -> Array:
-    """The upper triangles, row by row, of the symmetric parts of (m, n, n) matrices: a row each."""
-    m, n, _ = matrices.shape
-    size = n * (n + 1) // 2
-    packed = aligned_empty((m, whole_vectors(size, VECTOR_BYTES // dtype.itemsize)), dtype)
-    packed[:, size:] = 0.0
-    end = 0
-    with np.errstate(over="ignore"):
-        for i in range(n):  # no temporary copy is larger than one row of all matrices
-            start, end = end, end + n - i
-            packed[:, start:end] = 0.5 * matrices[:, i, i:] + 0.5 * matrices[:, i:, i]
-    refuse_overflow(packed, matrices)
-    return _settled(packed, dtype)
 
 
 def _settled(array: Array, dtype: np.dtype) -> Array:

@@ -9,17 +9,17 @@ from fastdmf.backends import Event, Halts
 from fastdmf.backends.cpu_memory import Matrices
 from fastdmf.backends.cpu_objective import NEVER, CpuObjective, Scratch
 from fastdmf.backends.cpu_trajectory import CpuTrajectory, thresholds
-from fastdmf.backends.layout import aligned_empty
-from fastdmf.kernels.cpu import dormand_prince, flow, stepping
-from fastdmf.kernels.cpu.chebyshev import MAX_STAGES, Chebyshev
+from fastdmf.backends.layout import aligned_empty, first_direction
+from fastdmf.kernels import flow_rules as rules
+from fastdmf.kernels.cpu.chebyshev import Chebyshev
 from fastdmf.kernels.cpu.dormand_prince import DormandPrince
 from fastdmf.kernels.cpu.flow import Flow, Integrator
 from fastdmf.kernels.cpu.flowing import flow_on
 from fastdmf.kernels.cpu.verbs import Bound
 from fastdmf.optimizers import GradientFlow
 
-#: Sets of matrices: those with roles of their own, and the gradients at the stages inside a step.
-_SETS = flow.STAGE + dormand_prince.STAGES - 2
+#: Sets of matrices: point and gradient, before and after a step, and the gradients at the stages between.
+_SETS = 4 + rules.EXPLICIT_STAGES - 2
 
 
 class FlowTrajectory(CpuTrajectory):
@@ -38,24 +38,35 @@ class FlowTrajectory(CpuTrajectory):
         evaluations: int,
     ) -> None:
         scratch = Scratch(objective, curves=optimizer.method == "rkc2")
-        scalars = memory.get("scalars", np.zeros(flow.SLOTS))
+        scalars = memory.get("scalars", np.zeros(rules.SLOTS))
         super().__init__(objective, optimizer, scratch, factors, scalars, evaluations)
         layout, dtype = objective.layout, objective.dtype
         self._sets = [Matrices.empty(layout.shapes, dtype, layout.lanes) for _ in range(_SETS)]
         tables = np.stack([matrices.table for matrices in self._sets])
-        self._flow = Flow(tables, np.arange(_SETS), float(optimizer.rtol), float(optimizer.plateau_factor))
-        self._set_direction(memory)
+        self._flow = Flow(
+            tables, np.arange(_SETS), float(optimizer.rtol), float(optimizer.plateau_factor),
+            np.zeros(_SETS), np.zeros(rules.SLOTS),
+        )  # fmt: skip
+        self._direction = self._first_direction(memory)
         self._integrator = self._bind_integrator(optimizer.method)
         inside = not self.is_at_step and bool(memory)
         if inside:
-            self._place(flow.POINT, [memory[f"end_{j}"] for j in range(len(factors))])
-            self._place(flow.NEW_POINT, [memory[f"begin_{j}"] for j in range(len(factors))])
-            self._place(flow.SHOWN, factors)
+            self._place(rules.POINT, [memory[f"end_{j}"] for j in range(len(factors))])
+            self._place(rules.NEW_POINT, [memory[f"begin_{j}"] for j in range(len(factors))])
+            self._place(rules.SHOWN, factors)
         else:
-            self._place(flow.POINT, factors)
-        self._evaluate(is_counted=not memory)
+            self._place(rules.POINT, factors)
+        self._is_evaluated = False
+        self._evaluate(counts=not memory)
         self.evaluations = evaluations
         self.diverged = not np.isfinite(self.loss)
+
+    def _evaluate(self, counts: bool) -> None:
+        """Loss and gradient at the ends of the step where the flow is; to take it up again does not count."""
+        counted = self._scalars[rules.EVALUATIONS]
+        self._call(0, (), np.inf, NEVER)
+        if not counts:
+            self._scalars[rules.EVALUATIONS] = counted
 
     def _place(self, role: int, factors: Sequence[Array]) -> None:
         """Copy factors to the set with a role."""
@@ -65,13 +76,13 @@ class FlowTrajectory(CpuTrajectory):
     def _set(self, role: int) -> Matrices:
         return self._sets[self._flow.roles[role]]
 
-    def _set_direction(self, memory: Mapping[str, Array]) -> None:
+    def _first_direction(self, memory: Mapping[str, Array]) -> Matrices:
         """Where power iteration starts: as it was left, or a direction that is the same for every run."""
-        rng = np.random.default_rng(0)
-        entries = sum(rows * cols for rows, cols in self.objective.layout.shapes)
-        for j, v in enumerate(self._set(flow.DIRECTION).arrays):
-            kept = memory.get(f"direction_{j}")
-            v[...] = rng.standard_normal(v.shape) / np.sqrt(entries) if kept is None else kept
+        layout, dtype = self.objective.layout, self.objective.dtype
+        direction = Matrices.empty(layout.shapes, dtype, layout.lanes)
+        for j, (v, first) in enumerate(zip(direction.arrays, first_direction(layout.shapes), strict=True)):
+            v[...] = memory.get(f"direction_{j}", first)
+        return direction
 
     def _bind_integrator(self, method: str) -> Integrator:
         o, like = self.objective, np.empty(0, self.objective.dtype)
@@ -79,9 +90,9 @@ class FlowTrajectory(CpuTrajectory):
         integrator = Integrator(explicit.address("attempt"), explicit.at, like)
         self._methods = [explicit]  # whose memory the integrator points to
         if method == "rkc2":
-            w_dot, polynomials = aligned_empty((o.entries,), o.dtype), np.zeros((2, MAX_STAGES + 1))
+            w_dot, polynomials = aligned_empty((o.entries,), o.dtype), np.zeros((2, rules.MAX_STAGES + 1))
             linear = o.bind_operator(w_dot, linear=True)
-            kind = Chebyshev(integrator, w_dot, linear, polynomials)
+            kind = Chebyshev(integrator, self._direction.table, w_dot, linear, polynomials)
             stabilized = Bound(kind, o.dtype)
             self._methods.append(stabilized)
             integrator = Integrator(stabilized.address("attempt"), stabilized.at, like)
@@ -90,66 +101,60 @@ class FlowTrajectory(CpuTrajectory):
     @property
     def is_at_step(self) -> bool:
         """Whether the current point is the end of a step, not one inside it."""
-        return bool(self._scalars[flow.FRACTION] == 1.0)
+        return bool(self._scalars[rules.FRACTION] == 1.0)
 
     @property
     def _point(self) -> Matrices:
-        return self._set(flow.POINT if self.is_at_step else flow.SHOWN)
+        return self._set(rules.POINT if self.is_at_step else rules.SHOWN)
 
     def _gradients(self) -> Sequence[Array]:
         if self.is_at_step:
-            return self._set(flow.GRADIENT).arrays
+            return self._set(rules.GRADIENT).arrays
         _, gradient = self.objective.evaluate(self._point)
         return gradient.arrays
 
     @property
     def gradient_norm(self) -> float:
         """Norm of the gradient at the current point, which is found if it is not known."""
-        if self.is_at_step and self._scalars[stepping.GRADIENT_SQUARED] >= 0.0:
-            return float(np.sqrt(self._scalars[stepping.GRADIENT_SQUARED]))
+        if self.is_at_step and self._scalars[rules.GRADIENT_SQUARED] >= 0.0:
+            return float(np.sqrt(self._scalars[rules.GRADIENT_SQUARED]))
         return float(np.sqrt(sum(float(np.linalg.norm(g)) ** 2 for g in self._gradients())))
 
-    def _call(self, is_evaluated: bool, steps: int, halts: Halts, until: float, cancels: Array) -> Event:
+    def _call(self, steps: int, halts: Halts, until: float, cancels: Array) -> Event:
         o = self.objective
         norms, loss_below, gradient_below = thresholds(halts)
         with o.holding_threads(), o.launching():
             _, event = flow_on(
                 self._integrator, self._flow, self._scratch.model, o.bound_support, self._scratch.operator,
-                self._scalars, is_evaluated, steps, norms, loss_below, gradient_below, until, cancels,
+                self._scalars, self._is_evaluated, steps, norms, loss_below, gradient_below, until, cancels,
             )  # fmt: skip
-        self.evaluations = int(self._scalars[flow.EVALUATIONS] + 2 * self._scalars[flow.PRODUCTS])
+        self._is_evaluated = event != Event.CANCELLED
         return Event(event)
-
-    def _evaluate(self, is_counted: bool) -> None:
-        """Evaluate the point; to be taken up again is no part of the path, and is not counted."""
-        counted = self._scalars[flow.EVALUATIONS]
-        self._call(False, 0, (), np.inf, NEVER)
-        if not is_counted:
-            self._scalars[flow.EVALUATIONS] = counted
-        self._is_evaluated = True
 
     def advance(self, steps: int, halts: Halts = (), until: float = np.inf) -> Event:
         """Take up to ``steps`` accepted steps."""
         self.prepare()
         if not self._is_evaluated:
-            self._evaluate(is_counted=False)
-        event = self._call(True, steps, halts, until, self._cancels)
-        self._is_evaluated = event is not Event.CANCELLED
+            self._evaluate(counts=False)
+        event = self._call(steps, halts, until, self._cancels)
+        self.evaluations = int(self._scalars[rules.EVALUATIONS] + 2 * self._scalars[rules.PRODUCTS])
         self.stuck = event is Event.STUCK
         return event
 
     def memory(self) -> dict[str, Array]:
         """The flow's memory: views that the next advance overwrites."""
         memory = {"scalars": self._scalars}
-        memory |= {f"direction_{j}": v for j, v in enumerate(self._set(flow.DIRECTION).arrays)}
+        memory |= {f"direction_{j}": v for j, v in enumerate(self._direction.arrays)}
         if not self.is_at_step:
             outward = self.objective.layout.outward
-            memory |= {f"end_{j}": w for j, w in enumerate(outward(self._set(flow.POINT).arrays, self._rest))}
-            begin = outward(self._set(flow.NEW_POINT).arrays, self._rest)
+            memory |= {
+                f"end_{j}": w for j, w in enumerate(outward(self._set(rules.POINT).arrays, self._rest))
+            }
+            begin = outward(self._set(rules.NEW_POINT).arrays, self._rest)
             memory |= {f"begin_{j}": w for j, w in enumerate(begin)}
         return memory
 
     def details(self) -> dict[str, float]:
         """Stages of all steps, rejected steps, and products with the Hessian."""
-        counted = {"stages": flow.STAGES, "rejected": flow.REJECTED, "hessian_products": flow.PRODUCTS}
+        counted = {"stages": rules.STAGES, "rejected": rules.REJECTED, "hessian_products": rules.PRODUCTS}
         return {name: float(self._scalars[slot]) for name, slot in counted.items()}

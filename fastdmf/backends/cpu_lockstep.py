@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastdmf._checks import Array
-from fastdmf.backends import Event, Halts
+from fastdmf.backends import Event, Leg
 from fastdmf.backends.cpu_steps import StepTrajectory
 from fastdmf.backends.cpu_trajectory import thresholds
 from fastdmf.kernels.cpu.lockstep import Company, advance_together
@@ -21,14 +21,12 @@ class CpuLockstep:
     def __init__(self, trajectories: Sequence[StepTrajectory]) -> None:
         self._members = list(trajectories)
 
-    def advance(
-        self, steps: int, halts: Sequence[Halts], until: Sequence[float] | None = None
-    ) -> list[Event]:
-        """Take up to ``steps`` steps with every member; all end at the first step where any has an event."""
+    def advance(self, legs: Sequence[Leg]) -> list[Event]:
+        """Advance all by the shortest leg; they end at the first step where any has an event."""
         members = self._members
         for member in members:
             member.prepare()
-        limits = [thresholds(h) for h in halts]
+        limits = [thresholds(leg.halts) for leg in legs]
         norms, loss_below, gradient_below = zip(*limits, strict=True)
         first = members[0].held
         objective = members[0].objective
@@ -36,9 +34,10 @@ class CpuLockstep:
         with objective.holding_threads(), objective.launching():
             taken, swapped = advance_together(
                 first.rule, first.model, objective.bound_support,
-                first.operator._replace(residuals=objective.residuals_address), company, steps,
+                first.operator._replace(residuals=objective.residuals_address), company,
+                min(leg.steps for leg in legs),
                 np.array(norms), np.cumsum([0, *map(len, loss_below)]), np.concatenate(loss_below),
-                np.concatenate(gradient_below), np.array(until or [np.inf] * len(members)),
+                np.concatenate(gradient_below), np.array([leg.until for leg in legs]),
             )  # fmt: skip
         events = [Event(event) for event in company.events]
         for member, event, has_gradient in zip(members, events, company.has_gradient, strict=True):

@@ -25,6 +25,7 @@ from fastdmf.kernels.cpu.symmetric import Tied
 from fastdmf.kernels.cpu.tables import VECTOR_BYTES, table_of
 from fastdmf.kernels.cpu.unfactored import Unfactored
 from fastdmf.kernels.cpu.verbs import Bound, Model, Operator, Support
+from fastdmf.kernels.flow_rules import SLOTS_OF_STEPS
 from fastdmf.problems import Completion, Problem
 from fastdmf.problems.base import root_mean_square
 
@@ -86,12 +87,22 @@ class CpuObjective:
         """The support as kernels take it, with the verbs that the factorization calls."""
         return self._bind_support(self._support_memory)
 
-    def _bind_support(self, memory: Bound) -> Support:
+    @cached_property
+    def searched_support(self) -> Support:
+        """The same for exact line searches."""
+        return self._bind_support(self._support_memory, searches=True)
+
+    def _bind_support(self, memory: Bound, searches: bool = False) -> Support:
         if self.layout.left == 0 and not self.layout.tied:
-            return Support(0, 0, 0, memory.at)  # W itself is never multiplied out
-        pull = "pull_tied" if self.layout.tied else "pull"
-        verbs = {"look": memory.address("look"), pull: memory.address(pull)}
-        return Support(verbs["look"], verbs.get("pull", 0), verbs.get("pull_tied", 0), memory.at)
+            return Support(0, 0, 0, 0, memory.at)  # W itself is never multiplied out
+        tied, address = self.layout.tied, memory.address
+        return Support(
+            look=address("look"),
+            look_along=address("look_along") if searches else 0,
+            pull=0 if tied else address("pull"),
+            pull_tied=address("pull_tied") if tied else 0,
+            at=memory.at,
+        )
 
     def bind_operator(self, w: Array, measures: bool = False, linear: bool = False) -> Operator:
         """The operator as kernels take it, with scratch memory for one trajectory.
@@ -128,7 +139,7 @@ class CpuObjective:
         """Loss and gradient at a point of the kernels."""
         gradient = Matrices.empty(self.layout.shapes, self.dtype, self.layout.lanes)
         scratch = Scratch(self)
-        scalars = np.zeros(stepping.SLOTS)
+        scalars = np.zeros(SLOTS_OF_STEPS)
         with self.holding_threads(), self.launching():
             stepping.advance(
                 _NO_RULE, scratch.model, self.bound_support, scratch.operator, point.table, gradient.table,

@@ -16,6 +16,7 @@ from fastdmf.kernels.cpu.completion import Entries
 from fastdmf.kernels.cpu.line_search import LineSearch
 from fastdmf.kernels.cpu.stepping import FixedStep, GroupRMS
 from fastdmf.kernels.cpu.verbs import Model, Operator
+from fastdmf.kernels.flow_rules import SLOTS_OF_STEPS
 from fastdmf.optimizers import ExactLineSearch, GradientDescent, GroupRMSprop, Optimizer
 
 
@@ -43,9 +44,11 @@ class StepTrajectory(CpuTrajectory):
         memory: Mapping[str, Array],
         evaluations: int,
     ) -> None:
-        scratch = Scratch(objective, searches=isinstance(optimizer, ExactLineSearch))
-        scalars = memory.get("scalars", np.zeros(stepping.SLOTS))
+        searches = isinstance(optimizer, ExactLineSearch)
+        scratch = Scratch(objective, searches)
+        scalars = memory.get("scalars", np.zeros(SLOTS_OF_STEPS))
         super().__init__(objective, optimizer, scratch, factors, scalars, evaluations)
+        self._support = objective.searched_support if searches else objective.bound_support
         layout, dtype = objective.layout, objective.dtype
         self._current = Matrices.copies(layout.inward(factors), dtype, layout.lanes)
         self._gradient = Matrices.empty(layout.shapes, dtype, layout.lanes)
@@ -76,7 +79,7 @@ class StepTrajectory(CpuTrajectory):
         o = self.objective
         with o.holding_threads(), o.launching():
             stepping.advance(
-                self._rule, self._scratch.model, o.bound_support, self._scratch.operator,
+                self._rule, self._scratch.model, self._support, self._scratch.operator,
                 self._current.table, self._gradient.table, self._scalars, False, False,
                 0, gradient, NO_HALTS, NO_HALTS, np.inf, NEVER,
             )  # fmt: skip
@@ -103,7 +106,7 @@ class StepTrajectory(CpuTrajectory):
         norms, loss_below, gradient_below = thresholds(halts)
         with o.holding_threads(), o.launching():
             taken, event, swapped, has_gradient = stepping.advance(
-                self._rule, self._scratch.model, o.bound_support, self._scratch.operator,
+                self._rule, self._scratch.model, self._support, self._scratch.operator,
                 self._current.table, self._gradient.table, self._scalars, True, self._has_gradient,
                 steps, norms, loss_below, gradient_below, until, self._cancels,
             )  # fmt: skip

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any, cast
 
 import numpy as np
 
 from fastdmf._blas import blas_threads
 from fastdmf._checks import Array
 from fastdmf.backends import Lockstep, Trajectory
-from fastdmf.backends.cuda_objective import CudaObjective, Device
+from fastdmf.backends.cuda_device import Device
+from fastdmf.backends.cuda_lockstep import CudaLockstep, SmallObjective, SmallTrajectory, fits_a_block
+from fastdmf.backends.cuda_objective import CudaObjective
 from fastdmf.backends.cuda_trajectory import CudaTrajectory
 from fastdmf.factorizations import Factorization
 from fastdmf.kernels.cuda.cupy_device import CupyDevice
@@ -41,13 +44,19 @@ class CudaEngine:
                 f"device 'cuda' carries out GradientDescent and GroupRMSprop, not {optimizer!r}: "
                 "use device='cpu'"
             )
-        self.objective = CudaObjective(problem, factorization, dtype, device)
         self.optimizer, self._threads = optimizer, threads
+        self.objective: Any
+        if fits_a_block(problem, factorization, optimizer):
+            self.objective = SmallObjective(problem, factorization, optimizer, dtype, device)
+            self._kind: type[CudaTrajectory] = SmallTrajectory
+        else:
+            self.objective = CudaObjective(problem, factorization, dtype, device)
+            self._kind = CudaTrajectory
 
     @property
     def form(self) -> str:
         """How the kernels look at W."""
-        return "observed entries"
+        return self.objective.form
 
     def holding_threads(self) -> AbstractContextManager[None]:
         """Hold BLAS at the threads that were asked for."""
@@ -55,14 +64,16 @@ class CudaEngine:
 
     def start(self, factors: Sequence[Array]) -> CudaTrajectory:
         """A trajectory at the given factors, evaluated there."""
-        return CudaTrajectory(self.objective, self.optimizer, factors, {}, evaluations=1)
+        return self._kind(self.objective, self.optimizer, factors, {}, evaluations=1)
 
     def resume(
         self, factors: Sequence[Array], memory: Mapping[str, Array], evaluations: int
     ) -> CudaTrajectory:
         """A trajectory at a point reached before, evaluated there again."""
-        return CudaTrajectory(self.objective, self.optimizer, factors, memory, evaluations)
+        return self._kind(self.objective, self.optimizer, factors, memory, evaluations)
 
     def together(self, trajectories: Sequence[Trajectory]) -> Lockstep | None:
-        """None: each is advanced by itself."""
-        return None
+        """Small trials in one launch; None for others, each of which has the whole device."""
+        if self._kind is not SmallTrajectory:
+            return None
+        return CudaLockstep(cast(Sequence[SmallTrajectory], trajectories))

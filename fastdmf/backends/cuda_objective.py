@@ -1,77 +1,19 @@
 """The loss as a function of the factors, on a CUDA device."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastdmf._checks import Array
-from fastdmf.backends.layout import compressed_rows, layout_of, refuse_overflow
-from fastdmf.factorizations import Factorization
-from fastdmf.kernels.cuda.sources import SLOTS, WARP, WARPS, share
+from fastdmf.backends.cuda_device import Device, Matrices
+from fastdmf.backends.cuda_operators import bind_problem
+from fastdmf.backends.cuda_support import Ends, Entries, Sampling, row_by_row
+from fastdmf.factorizations import Factorization, Symmetric
+from fastdmf.kernels.cuda.sources import SLOTS
 from fastdmf.problems import Completion, Problem
 from fastdmf.problems.base import root_mean_square
-
-
-class Device(Protocol):
-    """What a device offers: memory, dense products and launches, done in the order they are asked for.
-
-    Arrays on the device have shape, size, T, reshape and slices, as NumPy's.
-    """
-
-    name: str
-
-    def empty(self, shape: Sequence[int], dtype: np.dtype) -> Any:
-        """An uninitialized array."""
-        ...
-
-    def put(self, array: Array) -> Any:
-        """A copy on the device."""
-        ...
-
-    def copy(self, array: Array, into: Any) -> None:
-        """Copy an array to one on the device."""
-        ...
-
-    def get(self, array: Any) -> Array:
-        """A copy in host memory, once everything queued before has been done."""
-        ...
-
-    def multiply(self, a: Any, b: Any, out: Any) -> None:
-        """out = a b, for C-contiguous matrices of which a and b may be transposed."""
-        ...
-
-    def load(self, dtype: np.dtype) -> Callable[..., None]:
-        """A function (kernel, grid, *arguments) that queues a launch."""
-        ...
-
-
-class Lists(NamedTuple):
-    """Entries by the row that owns their sum: where rows start, the row to gather, and the entry's number."""
-
-    starts: Any
-    index: Any
-    order: Any
-
-
-class Sampling(NamedTuple):
-    """Entries of W on the device, and how they are shared among blocks."""
-
-    rows: Any
-    cols: Any
-    values: Any
-    per_warp: int
-    blocks: int
-
-
-class Matrices:
-    """Matrices that lie one after another in one array, ``flat``."""
-
-    def __init__(self, flat: Any, shapes: Sequence[tuple[int, int]]) -> None:
-        ends = np.cumsum([0] + [rows * cols for rows, cols in shapes]).tolist()
-        self.flat = flat
-        self.each = [flat[a:b].reshape(s) for a, b, s in zip(ends[:-1], ends[1:], shapes, strict=True)]
 
 
 class Scratch(NamedTuple):
@@ -87,42 +29,15 @@ class CudaObjective:
     def __init__(
         self, problem: Problem, factorization: Factorization, dtype: np.dtype, device: Device
     ) -> None:
-        if not isinstance(problem, Completion):
-            raise ValueError(
-                f"device 'cuda' measures entries of a Completion, not {problem!r}: use device='cpu'"
-            )
-        order = np.argsort(problem.rows.astype(np.int64) * problem.shape[1] + problem.cols)
-        rows, cols = (x[order].astype(np.int32) for x in (problem.rows, problem.cols))
-        self.layout = layout_of(factorization, problem.shape, (rows, cols), 1)
-        if self.layout.left == 0:
+        self.problem, self.factorization, self.dtype, self.device = problem, factorization, dtype, device
+        self.launch = device.load(dtype)
+        if len(factorization.factor_shapes(problem.shape)) == 1 and not isinstance(factorization, Symmetric):
             raise ValueError(
                 f"device 'cuda' moves two factors or more, not {factorization!r}: use device='cpu'"
             )
-        self.problem, self.factorization, self.dtype, self.device = problem, factorization, dtype, device
-        self.launch = device.load(dtype)
-        self.width = self.layout.shapes[self.layout.left - 1][1]
-        self.entries = self._sampling(rows, cols, problem.values[order])
-        number = np.arange(rows.size, dtype=np.int32)
-        n, p = problem.shape
-        if self.layout.tied:  # of (Z + Zᵀ) U
-            pairs = [(np.concatenate((rows, cols)), np.concatenate((cols, rows)), np.tile(number, 2), n)]
-        else:  # of Z R and of Zᵀ L
-            pairs = [(rows, cols, number, n), (cols, rows, number, p)]
-        self._lists = [self._list(*pair) for pair in pairs]
+        self.layout, self.operator = bind_problem(problem, factorization, dtype, device, self.launch)
         #: A state in which kernels run.
         self.going = device.put(np.zeros(SLOTS))
-
-    def _list(self, owner: Array, other: Array, number: Array, size: int) -> Lists:
-        order = np.argsort(owner, kind="stable")
-        put = self.device.put
-        return Lists(put(compressed_rows(owner, size)), put(other[order]), put(number[order]))
-
-    def _sampling(self, rows: Array, cols: Array, values: Array) -> Sampling:
-        with np.errstate(over="ignore"):
-            converted = values.astype(self.dtype)
-        refuse_overflow(converted, values)
-        put = self.device.put
-        return Sampling(put(rows), put(cols), put(converted), *share(rows.size, WARPS))
 
     def matrices(self) -> Matrices:
         """Uninitialized memory for a point, a gradient or a velocity."""
@@ -145,11 +60,17 @@ class CudaObjective:
         return ((0, left), (left, right)) if right else ((0, left),)
 
     @property
-    def is_shallow(self) -> bool:
-        """Whether no chain has to be multiplied out: a step can be taken as the gradient is summed."""
-        return self.layout.left <= 1 and self.layout.right <= 1
+    def form(self) -> str:
+        """How the kernels look at W."""
+        return self.operator.form
 
-    def compose(self, point: Matrices, scratch: Scratch) -> tuple[Any, Any]:
+    @property
+    def summed_entries(self) -> Entries | None:
+        """The support, if steps can be taken as the gradient is summed: no chain has to be multiplied out."""
+        support, is_shallow = self.operator.support, self.layout.left <= 1 and self.layout.right <= 1
+        return support if is_shallow and isinstance(support, Entries) else None
+
+    def compose(self, point: Matrices, scratch: Scratch) -> Ends:
         """L and R of W = L Rᵀ; all prefix products P_j = M₁ … M_j of both chains are left in ``scratch``."""
         ends = []
         for first, count in self._chains:
@@ -160,23 +81,6 @@ class CudaObjective:
             ends.append(product)
         return ends[0], ends[-1]
 
-    def residual(
-        self, ends: tuple[Any, Any], entries: Sampling, scale: float, state: Any, z: Any, sums: Any
-    ) -> None:
-        """z = ``scale`` (W − y) on the entries, and the partial sums of (W − y)²."""
-        self.launch(
-            "sampled_residual", (entries.blocks,), *ends, entries.rows, entries.cols, entries.values, scale,
-            z.size, self.width, entries.per_warp, state, z, sums,
-        )  # fmt: skip
-
-    def sides(self, ends: tuple[Any, Any]) -> list[tuple[tuple[int, int], tuple[Any, ...]]]:
-        """The grids and first arguments of the sums that make up the gradient: in L and in R, or in U."""
-        others = ends[::-1] if len(self._lists) == 2 else ends[:1]
-        return [
-            ((-(-rows // WARPS), -(-self.width // WARP)), (*lists, dense, rows))
-            for lists, dense, rows in zip(self._lists, others, self.problem.shape, strict=False)
-        ]
-
     def pull_back(self, point: Matrices, z: Any, state: Any, gradient: Matrices, scratch: Scratch) -> None:
         """The gradient in the factors, from that on the support, where W was last composed.
 
@@ -184,10 +88,9 @@ class CudaObjective:
         """
         multiply = self.device.multiply
         ends = [self._last(point, scratch.prefixes, first, count) for first, count in self._chains]
-        sides = self.sides((ends[0], ends[-1]))
-        for (first, count), (grid, (*lists, dense, rows)) in zip(self._chains, sides, strict=True):
-            out = self._last(gradient, scratch.deltas, first, count)
-            self.launch("gather", grid, *lists, z, dense, rows, self.width, state, out)
+        out = [self._last(gradient, scratch.deltas, first, count) for first, count in self._chains]
+        self.operator.support.pull((ends[0], ends[-1]), z, state, out)
+        for first, count in self._chains:
             for j in range(first + count - 1, first, -1):
                 delta, before = scratch.deltas[j], self._last(point, scratch.prefixes, first, j - first)
                 multiply(before.T, delta, gradient.each[j])
@@ -202,20 +105,16 @@ class CudaObjective:
         """The problem's test error, without writing out W where entries are held out."""
         if self._held_out is None:
             return self.problem.test_error(self.factorization.compose(factors))
-        entries, values = self._held_out
+        support, sampling, values = self._held_out
         w = self.device.empty((values.size,), self.dtype)
-        sums = self.device.empty((entries.blocks,), np.dtype(np.float64))
-        self.residual(self.compose(point, scratch), entries, 1.0, self.going, w, sums)
+        support.compare(self.compose(point, scratch), sampling, None, 1.0, self.going, w, None)
         return root_mean_square(self.device.get(w) - values)
 
     @cached_property
-    def _held_out(self) -> tuple[Sampling, Array] | None:
-        """The entries that are held out, with zeros for values, and their values."""
-        test = self.problem.test
-        if test is None or test[2].size == 0:
+    def _held_out(self) -> tuple[Entries, Sampling, Array] | None:
+        """What samples entries, those that are held out, and their values."""
+        support, problem = self.operator.support, self.problem
+        if not isinstance(problem, Completion) or not isinstance(support, Entries) or problem.test is None:
             return None
-        rows, cols, values = test
-        order = np.lexsort((cols, rows))
-        return self._sampling(
-            rows[order].astype(np.int32), cols[order].astype(np.int32), np.zeros(values.size)
-        ), values[order]
+        rows, cols, values = row_by_row(*problem.test, problem.shape)
+        return (support, Sampling.of(self.device, rows, cols), values) if values.size else None

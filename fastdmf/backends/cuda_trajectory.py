@@ -6,7 +6,9 @@ import numpy as np
 
 from fastdmf._checks import Array
 from fastdmf.backends import Event, Halts
-from fastdmf.backends.cuda_objective import CudaObjective, Matrices
+from fastdmf.backends.cuda_device import Matrices
+from fastdmf.backends.cuda_objective import CudaObjective
+from fastdmf.backends.cuda_support import Entries
 from fastdmf.kernels.cuda.sources import (
     BLOCK,
     EVENT,
@@ -56,8 +58,7 @@ class CudaTrajectory:
         if self._momentum:
             zeros = [np.zeros(shape) for shape in o.layout.shapes]
             self._put([memory.get(f"velocity_{j}", v) for j, v in enumerate(zeros)], self._velocities[0])
-        self._z = device.empty((o.problem.values.size,), o.dtype)
-        self._loss_sums = device.empty((o.entries.blocks,), _NUMBER)
+        self._work = o.operator.work()
         self._size = self._gradient.flat.size
         self._per_block, blocks = share(self._size, BLOCK)
         self._per_block *= BLOCK
@@ -102,21 +103,19 @@ class CudaTrajectory:
 
     def _evaluate(self, gradient: bool, moved: bool, pairs: int = 0, until: float = np.inf) -> None:
         """Loss and gradient on the support at the current point, the gradient if asked for; what follows."""
-        o, point = self.objective, self._points[0]
-        scale = o.problem.loss_scale
-        ends = o.compose(point, self._scratch)
-        o.residual(ends, o.entries, scale, self._state, self._z, self._loss_sums)
+        o, point, sums = self.objective, self._points[0], self._work.sums
+        o.operator.residual(o.compose(point, self._scratch), self._state, self._work)
         if gradient:
             self._find_gradient()
         o.launch(
-            "settle", (1,), self._loss_sums, self._loss_sums.size, 0.5 * scale, self._gradient_sums,
+            "settle", (1,), sums, sums.size, 0.5 * o.problem.loss_scale, self._gradient_sums,
             self._gradient_sums.size if gradient else 0, int(moved), self._pairs, pairs, until, self._state,
         )  # fmt: skip
 
     def _find_gradient(self) -> None:
         """The gradient in the factors, and the partial sums of its squares."""
         o = self.objective
-        o.pull_back(self._points[0], self._z, self._state, self._gradient, self._scratch)
+        o.pull_back(self._points[0], self._work.z, self._state, self._gradient, self._scratch)
         o.launch(
             "squares", self._gradient_sums.shape, self._gradient.flat, self._size, self._per_block,
             self._state, self._gradient_sums,
@@ -134,12 +133,12 @@ class CudaTrajectory:
                 self._state,
             )  # fmt: skip
             self._descend()
-        elif has_gradient or not o.is_shallow:
+        elif has_gradient or (entries := o.summed_entries) is None:
             if not has_gradient:
-                o.pull_back(self._points[0], self._z, self._state, self._gradient, self._scratch)
+                o.pull_back(self._points[0], self._work.z, self._state, self._gradient, self._scratch)
             self._descend()
         else:
-            self._descend_at_once()
+            self._descend_at_once(entries)
         self._points.reverse()
         self._velocities.reverse()
 
@@ -151,14 +150,14 @@ class CudaTrajectory:
             self._momentum, old, new, point, moved,
         )  # fmt: skip
 
-    def _descend_at_once(self) -> None:
+    def _descend_at_once(self, entries: Entries) -> None:
         o = self.objective
         point, moved = (m.each for m in self._points)
-        for k, (grid, (*lists, dense, rows)) in enumerate(o.sides((point[0], point[-1]))):
+        for k, (grid, (*lists, dense, rows)) in enumerate(entries.sides((point[0], point[-1]))):
             old, new = (v.each[k] for v in self._velocities) if self._momentum else (None, None)
             o.launch(
-                "gather_step", grid, *lists, self._z, dense, rows, o.width, self._state, self._momentum, old,
-                new, point[k], moved[k],
+                "gather_step", grid, *lists, self._work.z, dense, rows, entries.width, self._state,
+                self._momentum, old, new, point[k], moved[k],
             )  # fmt: skip
 
     # --- waiting -----------------------------------------------------------------------------------------
@@ -184,13 +183,17 @@ class CudaTrajectory:
         if thresholds.size and not np.array_equal(thresholds, self._thresholds):
             self._pairs, self._thresholds = self.objective.device.put(thresholds), thresholds
 
-    def advance(self, steps: int, halts: Halts = (), until: float = np.inf) -> Event:
-        """Take up to ``steps`` steps."""
+    def refuse_to_go_on_if_diverged(self) -> None:
+        """Raise ValueError at the last finite point."""
         if self.diverged:
             raise ValueError(
                 f"the state at step {self.step} is the last finite one and cannot be advanced: use a "
                 "smaller learning rate"
             )
+
+    def advance(self, steps: int, halts: Halts = (), until: float = np.inf) -> Event:
+        """Take up to ``steps`` steps."""
+        self.refuse_to_go_on_if_diverged()
         self._need(gradient=False)
         norms = any(np.isfinite(norm) for _, norm in halts)
         self._set_thresholds(halts)

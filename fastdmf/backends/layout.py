@@ -124,6 +124,12 @@ def layout_of(
     return SupportLayout(shape, *support) if support else DirectLayout(shape)
 
 
+def first_direction(shapes: Sequence[Shape]) -> list[Array]:
+    """Where power iteration starts on every device and in every run: matrices of a norm of about 1."""
+    rng, bound = np.random.default_rng(0), np.sqrt(3.0 / sum(rows * cols for rows, cols in shapes))
+    return [rng.uniform(-bound, bound, shape) for shape in shapes]
+
+
 def whole_vectors(length: int, lanes: int) -> int:
     """A number of elements, rounded up to vectors of so many lanes."""
     return -(-length // lanes) * lanes

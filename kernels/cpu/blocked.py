@@ -13,7 +13,7 @@ import numpy as np
 from numba import prange
 
 from fastdmf.kernels.cpu.compilation import kernel
-from fastdmf.kernels.cpu.completion import gather_rows, sampled_products
+from fastdmf.kernels.cpu.completion import gather_rows, moved_products, sampled_products
 from fastdmf.kernels.cpu.tables import Place, is_set
 from fastdmf.kernels.cpu.verbs import implements
 
@@ -56,7 +56,7 @@ def _tile(support, b, c):
 
 
 @kernel
-def _look_along(at, left, right, b, w, is_added):
+def _look_at_block(at, left, right, b, w, is_added):
     """The sampled products of a block of rows."""
     support = at[0]
     for c in range(support.col_cuts.size - 1):
@@ -96,7 +96,27 @@ def _gather_down(at, share, z, dense, scale, base, out, cancel):
 def _look(at, left, right, w, is_added, cancel):
     for b in prange(at[0].row_cuts.size - 1):
         if not is_set(cancel):
-            _look_along(at, left, right, b, w, is_added)
+            _look_at_block(at, left, right, b, w, is_added)
+
+
+@kernel
+def _look_along_block(at, left, right, left_move, right_move, b, linear, quadratic):
+    """The coefficients of ξ and ξ² in a block of rows."""
+    support = at[0]
+    for c in range(support.col_cuts.size - 1):
+        first, last, starts = _tile(support, b, c)
+        dense = _from_row(right, support.col_cuts[c], linear)
+        dense_move = _from_row(right_move, support.col_cuts[c], linear)
+        moved_products(
+            left, dense, left_move, dense_move, starts, support.cols, first, last, linear, quadratic
+        )
+
+
+@implements("look_along", Blocks)
+def _look_along(at, left, right, left_move, right_move, linear, quadratic, cancel):
+    for b in prange(at[0].row_cuts.size - 1):
+        if not is_set(cancel):
+            _look_along_block(at, left, right, left_move, right_move, b, linear, quadratic)
 
 
 @implements("pull", Blocks)

@@ -12,16 +12,33 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastdmf.kernels.cpu.compilation import compile_apart, kernel
+from fastdmf.kernels.cpu.compilation import kernel
 from fastdmf.kernels.cpu.flow import (
-    DIRECTION,
+    Integrator,
+    attempt,
+    combine,
+    copy_set,
+    evaluate,
+    is_on_plateau,
+    relative_error,
+    set_of,
+    swap,
+    tolerance,
+)
+from fastdmf.kernels.cpu.hessian import spectral_radius
+from fastdmf.kernels.cpu.stepping import forward
+from fastdmf.kernels.cpu.tables import copy_into, is_set
+from fastdmf.kernels.cpu.verbs import Operator, implements, pull_back, step_back
+from fastdmf.kernels.flow_rules import (
+    DAMPING,
     ERROR,
     EVALUATIONS,
+    EXPLICIT_LIMIT,
     GRADIENT,
     IS_CURRENT,
     IS_STIFF,
     LAST_ERROR,
-    NEW_DIRECTION,
+    MAX_STAGES,
     NEW_GRADIENT,
     NEW_LOSS,
     NEW_POINT,
@@ -30,42 +47,29 @@ from fastdmf.kernels.cpu.flow import (
     PRODUCTS,
     RADIUS,
     RADIUS_AGE,
+    REFRESH,
+    REFRESH_EXPLICIT,
+    SAFETY,
     STAGE,
     STAGES,
     STEP_SIZE,
-    SUMMED_AT_ONCE,
-    Integrator,
-    attempt,
-    evaluate,
-    is_on_plateau,
-    larger,
-    relative_error,
-    set_of,
-    swap,
-    tolerance,
+    STRETCH,
 )
-from fastdmf.kernels.cpu.hessian import spectral_radius
-from fastdmf.kernels.cpu.stepping import forward
-from fastdmf.kernels.cpu.tables import copy_into, flat, is_set
-from fastdmf.kernels.cpu.verbs import Operator, implements, pull_back, step_back
 
-#: Damping ε of the stability polynomials, and h ρ ≤ (s² − 1) / STRETCH where they are stable.
-_DAMPING, _STRETCH = 2.0 / 13.0, 1.54
-#: Power iteration finds ρ from below; after so many steps it is found again.
-_SAFETY, _REFRESH = 1.15, 25
-#: The same for explicit steps, and h ρ from which the flow counts as stiff: they are stable up to 3.3.
-_REFRESH_EXPLICIT, _EXPLICIT_LIMIT = 5, 2.5
-MAX_STAGES = 200
+#: The sets whose combinations are the first stage, and the later ones and the error.
+_FIRST = np.array([POINT, GRADIENT])
+_ALL = np.array([POINT, NEW_POINT, GRADIENT, NEW_GRADIENT])
 
 
 class Chebyshev(NamedTuple):
     """The method for explicit steps, and scratch memory.
 
-    ``w_dot`` (S,) and ``linear``, the operator with y = 0, are for products with the Hessian, and
-    ``polynomials`` (2, MAX_STAGES + 1) for those of Chebyshev.
+    ``direction`` is that of power iteration, ``w_dot`` (S,) and ``linear``, the operator with y = 0, are for
+    products with the Hessian, and ``polynomials`` (2, MAX_STAGES + 1) for those of Chebyshev.
     """
 
     explicit: Integrator
+    direction: np.ndarray
     w_dot: np.ndarray
     linear: Operator
     polynomials: np.ndarray
@@ -77,23 +81,26 @@ def _find_radius(method, flow, model, support, operator, scalars, cancel):
     if scalars[IS_CURRENT] == 0.0:
         forward(model, support, operator, set_of(flow, POINT), cancel)
         scalars[EVALUATIONS] += 1.0
-    direction = set_of(flow, NEW_DIRECTION)
-    for j in range(direction.shape[0]):
-        copy_into(flat(direction, j, model.w), flat(set_of(flow, DIRECTION), j, model.w))
+    direction = set_of(flow, STAGE + 1)
+    copy_set(direction, method.direction, method.w_dot)
     radius, products = spectral_radius(
-        model, support, method.linear, set_of(flow, POINT), direction, set_of(flow, STAGE),
-        method.w_dot, scalars[RADIUS] / _SAFETY, cancel,
+        model, support, method.linear, set_of(flow, POINT), direction, set_of(flow, STAGE), method.w_dot,
+        scalars[RADIUS] / SAFETY, cancel,
     )  # fmt: skip
-    scalars[RADIUS], scalars[RADIUS_AGE] = _SAFETY * radius, 0.0
+    if is_set(cancel):  # the next attempt begins from the same direction
+        return
+    copy_set(method.direction, direction, method.w_dot)
+    scalars[RADIUS], scalars[RADIUS_AGE] = SAFETY * radius, 0.0
     scalars[PRODUCTS] += products
+    copy_into(flow.before, scalars)  # what was found stays, whatever becomes of the step
 
 
 @kernel
 def _stages(h, radius):
     """The number of stages for a step, and the step that this number allows."""
-    wanted = math.sqrt(1.0 + _STRETCH * h * radius)
+    wanted = math.sqrt(1.0 + STRETCH * h * radius)
     if wanted > MAX_STAGES:
-        return MAX_STAGES, (MAX_STAGES**2 - 1) / (_STRETCH * radius)
+        return MAX_STAGES, (MAX_STAGES**2 - 1) / (STRETCH * radius)
     return max(2, math.ceil(wanted)), h
 
 
@@ -101,7 +108,7 @@ def _stages(h, radius):
 def _prepare(polynomials, s):
     """T_j and b_j of the stages j ≤ s, and w₀, w₁: T_j = T_j(w₀), b_j = T_j''(w₀) / T_j'(w₀)²."""
     t, b = polynomials[0], polynomials[1]
-    w0 = 1.0 + _DAMPING / s**2
+    w0 = 1.0 + DAMPING / s**2
     t[0], t[1] = 1.0, w0
     slope_before, slope, bend_before, bend = 0.0, 1.0, 0.0, 0.0
     for j in range(2, s + 1):
@@ -114,122 +121,49 @@ def _prepare(polynomials, s):
 
 
 @kernel
-def _mix(out, a, x, b, y, c, d, z, like):
-    """out ← a X + b Y + c out + d Z, for sets of matrices; with c = 0 ``out`` is not read."""
-    compile_apart()
-    real = like.dtype.type
-    a, b, c, d = real(a), real(b), real(c), real(d)
-    for j in range(out.shape[0]):
-        o, p, q, r = flat(out, j, like), flat(x, j, like), flat(y, j, like), flat(z, j, like)
-        if c == 0:
-            for i in range(o.size):
-                o[i] = a * p[i] + b * q[i] + d * r[i]
-        else:
-            for i in range(o.size):
-                o[i] = a * p[i] + b * q[i] + c * o[i] + d * r[i]
-
-
-@kernel
-def _mix_with_gradient(out, a, x, b, y, c, d, z, step, g, like):
-    """out ← a X + b Y + c out + d Z − step · G, in the same way."""
-    compile_apart()
-    real = like.dtype.type
-    a, b, c, d, e = real(a), real(b), real(c), real(d), real(-step)
-    for j in range(out.shape[0]):
-        o, p, q = flat(out, j, like), flat(x, j, like), flat(y, j, like)
-        r, s = flat(z, j, like), flat(g, j, like)
-        if c == 0:
-            for i in range(o.size):
-                o[i] = a * p[i] + b * q[i] + d * r[i] + e * s[i]
-        else:
-            for i in range(o.size):
-                o[i] = a * p[i] + b * q[i] + c * o[i] + d * r[i] + e * s[i]
-
-
-@kernel
-def _start(out, x, step, g, like):
-    """out ← X − step · G, for sets of matrices."""
-    step = like.dtype.type(step)
-    for j in range(out.shape[0]):
-        o, p, q = flat(out, j, like), flat(x, j, like), flat(g, j, like)
-        for i in range(o.size):
-            o[i] = p[i] - step * q[i]
-
-
-@kernel
-def _squares(p, q, u, v, a, b):
-    """Σ E², Σ X² and Σ Y² of a few elements, with E = a (X − Y) − b (G + K)."""
-    ee = oo = nn = p.dtype.type(0)
-    for i in range(p.size):
-        e = a * (p[i] - q[i]) - b * (u[i] + v[i])
-        ee += e * e
-        oo += p[i] * p[i]
-        nn += q[i] * q[i]
-    return np.float64(ee), np.float64(oo), np.float64(nn)
-
-
-@kernel
-def _error(x, y, h, g, k, rtol, like):
-    """The error of a step from X to Y with gradients G and K, E = 0.8 (X − Y) − 0.4 h (G + K).
-
-    In units of the tolerance, as in ``flow.relative_error``.
-    """
-    compile_apart()
-    a, b = like.dtype.type(0.8), like.dtype.type(0.4 * h)
-    worst = 0.0
-    for j in range(x.shape[0]):
-        p, q = flat(x, j, like), flat(y, j, like)
-        u, v = flat(g, j, like), flat(k, j, like)
-        errors, olds, news = 0.0, 0.0, 0.0
-        for i in range(0, p.size, SUMMED_AT_ONCE):
-            part = slice(i, i + SUMMED_AT_ONCE)
-            ee, oo, nn = _squares(p[part], q[part], u[part], v[part], a, b)
-            errors, olds, news = errors + ee, olds + oo, news + nn
-        worst = larger(worst, relative_error(errors, olds, news, rtol))
-    return worst
-
-
-@kernel
 def _chebyshev_step(method, flow, model, support, operator, scalars, cancel):
     """Try a step of this method.
 
     Y_1 = Y_0 − μ̃_1 h g_0;  Y_j = (1 − μ_j − ν_j) Y_0 + μ_j Y_{j−1} + ν_j Y_{j−2} − μ̃_j h g_{j−1} − γ̃_j h g_0.
     """
-    like = model.w
+    like, weights = model.w, flow.weights
     s, h = _stages(scalars[STEP_SIZE], scalars[RADIUS])
     scalars[STEP_SIZE] = h
     w0, w1 = _prepare(method.polynomials, s)
     t, b = method.polynomials[0], method.polynomials[1]
-    start, first = set_of(flow, POINT), set_of(flow, GRADIENT)
     scalars[IS_CURRENT] = 0.0
     scalars[STAGES] += s
-    _start(set_of(flow, NEW_POINT), start, b[1] * w1 * h, first, like)
+    weights[0], weights[1] = 1.0, -b[1] * w1 * h
+    combine(flow, NEW_POINT, 0.0, _FIRST, like)
     for j in range(2, s + 1):
         mu, nu = 2.0 * b[j] * w0 / b[j - 1], -b[j] / b[j - 2]
         slope = 2.0 * b[j] * w1 / b[j - 1]
         gamma = -(1.0 - b[j - 1] * t[j - 1]) * slope
-        latest, earlier = set_of(flow, NEW_POINT), set_of(flow, STAGE)
+        latest = set_of(flow, NEW_POINT)
         loss = forward(model, support, operator, latest, cancel)
         scalars[EVALUATIONS] += 1.0
         if is_set(cancel) or not np.isfinite(loss):
             scalars[ERROR], scalars[NEW_LOSS] = np.nan, loss
             return
         # Y_{j−2} gives its place to Y_j; at j = 2 it is Y_0.
-        a, d = 1.0 - mu - nu, -gamma * h
+        weights[0], weights[1], weights[2] = 1.0 - mu - nu, mu, -gamma * h
         if j == 2:
-            a, nu = a + nu, 0.0
+            weights[0], nu = weights[0] + nu, 0.0
         if model.step_back != 0:
-            _mix(earlier, a, start, mu, latest, nu, d, first, like)
+            combine(flow, STAGE, nu, _ALL[:3], like)
+            earlier = set_of(flow, STAGE)
             step_back(model, support, latest, earlier, slope * h, earlier, cancel)
         else:
-            gradient = set_of(flow, NEW_GRADIENT)
-            pull_back(model, support, latest, gradient, cancel)
-            _mix_with_gradient(earlier, a, start, mu, latest, nu, d, first, slope * h, gradient, like)
+            pull_back(model, support, latest, set_of(flow, NEW_GRADIENT), cancel)
+            weights[3] = -slope * h
+            combine(flow, STAGE, nu, _ALL, like)
         swap(flow, NEW_POINT, STAGE)
     end, last = set_of(flow, NEW_POINT), set_of(flow, NEW_GRADIENT)
-    loss = evaluate(model, support, operator, end, last, scalars, cancel)
-    scalars[ERROR] = _error(start, end, h, first, last, tolerance(flow, scalars), like)
-    scalars[NEW_LOSS] = loss
+    scalars[NEW_LOSS] = evaluate(model, support, operator, end, last, scalars, cancel)
+    # E = 0.8 (Y_0 − Y_s) − 0.4 h (g_0 + g_s)
+    weights[0], weights[1], weights[2], weights[3] = 0.8, -0.8, -0.4 * h, -0.4 * h
+    combine(flow, STAGE, 0.0, _ALL, like)
+    scalars[ERROR] = relative_error(flow, STAGE, tolerance(flow, scalars), like)
 
 
 @implements("attempt", Chebyshev)
@@ -237,14 +171,14 @@ def _attempt(at, flow, model, support, operator, scalars, cancel):
     method = at[0]
     # Explicit steps do not need the radius, but to tell when stability begins to limit them.  On the first
     # plateau that is asked only after a step was rejected.
-    refresh = _REFRESH
+    refresh = REFRESH
     if scalars[IS_STIFF] == 0.0:
-        refresh = OLD if is_on_plateau(scalars) else _REFRESH_EXPLICIT
+        refresh = OLD if is_on_plateau(scalars) else REFRESH_EXPLICIT
     if scalars[RADIUS_AGE] >= refresh:
         _find_radius(method, flow, model, support, operator, scalars, cancel)
         if is_set(cancel):
             return
-    if scalars[IS_STIFF] == 0.0 and scalars[STEP_SIZE] * scalars[RADIUS] > _EXPLICIT_LIMIT:
+    if scalars[IS_STIFF] == 0.0 and scalars[STEP_SIZE] * scalars[RADIUS] > EXPLICIT_LIMIT:
         scalars[IS_STIFF], scalars[LAST_ERROR] = 1.0, 1.0
     scalars[RADIUS_AGE] += 1.0
     if scalars[IS_STIFF] == 0.0:

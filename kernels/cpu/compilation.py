@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from numba.extending import intrinsic
 # assume that no value is ever NaN or infinite, and removes the tests that detect divergence.
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 
-#: Whether rows are handled by explicit vectors, or by ordinary loops that the compiler vectorizes.
-IS_PLAIN = os.environ.get("FASTDMF_PLAIN_KERNELS", "") not in ("", "0")
+#: Whether rows are handled by explicit vectors, which expect the lower half of a number first in memory, or
+#: by ordinary loops that the compiler vectorizes.
+IS_PLAIN = os.environ.get("FASTDMF_PLAIN_KERNELS", "") not in ("", "0") or sys.byteorder != "little"
 
 #: A helper, compiled into the entry points that call it.
 kernel = numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True)
@@ -46,7 +48,8 @@ def compile_apart(typingctx):
 def source_digest() -> str:
     """SHA-256 over the choice of kernels and every kernel source, in the order of their names."""
     digest = hashlib.sha256(b"plain" if IS_PLAIN else b"")
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    here = Path(__file__).parent
+    for path in (*sorted(here.glob("*.py")), here.parent / "flow_rules.py"):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

@@ -11,14 +11,14 @@ from numba import prange
 
 from fastdmf.kernels.cpu.compilation import IS_PLAIN, compile_apart, kernel
 from fastdmf.kernels.cpu.loss import misfit
-from fastdmf.kernels.cpu.simd import MOST
+from fastdmf.kernels.cpu.simd import MOST, MOST_MOVED
 from fastdmf.kernels.cpu.tables import VECTOR_BYTES, is_set
 from fastdmf.kernels.cpu.verbs import implements
 
 if IS_PLAIN:
-    from fastdmf.kernels.cpu.plain import dot_rows, sum_rows
+    from fastdmf.kernels.cpu.plain import dot_moved_rows, dot_rows, sum_rows
 else:
-    from fastdmf.kernels.cpu.simd import dot_rows, sum_rows
+    from fastdmf.kernels.cpu.simd import dot_moved_rows, dot_rows, sum_rows
 
 
 class Pattern(NamedTuple):
@@ -46,52 +46,55 @@ class Entries(NamedTuple):
 
 
 @kernel
-def _panels(place, like):
-    """Vectors of a row, and of each of the panels of about equal size that long rows are cut into."""
+def _panels(place, most, like):
+    """Vectors of a row, and of each of the panels of at most ``most`` vectors that it is cut into."""
     vectors = -(-place.cols * like.itemsize // VECTOR_BYTES)
-    panels = -(-vectors // MOST)
+    panels = -(-vectors // most)
     return vectors, -(-vectors // panels)
-
-
-@kernel
-def _row(place, i, like):
-    """Where row i of a matrix starts."""
-    return place.address + i * place.stride * like.itemsize
 
 
 @kernel
 def sampled_products(left, right, starts, cols, first, last, w, is_added):
     """w_e = [w_e +] ⟨L_i, R_j⟩ for the entries e = (i, j) of rows first … last − 1."""
     compile_apart()
-    vectors, panel = _panels(left, w)
+    vectors, panel = _panels(left, MOST, w)
     for q in range(0, vectors, panel):
         offset = q * VECTOR_BYTES
-        for i in range(first, last):
-            dot_rows(
-                w, min(panel, vectors - q), _row(left, i, w) + offset, right.address + offset,
-                right.stride * w.itemsize, cols, starts[i], starts[i + 1], is_added or q > 0,
-                w.ctypes.data,
-            )  # fmt: skip
+        dot_rows(
+            w, min(panel, vectors - q), left.address + offset, left.stride * w.itemsize,
+            right.address + offset, right.stride * w.itemsize, starts, cols, first, last, is_added or q > 0,
+            w.ctypes.data,
+        )  # fmt: skip
+
+
+@kernel
+def moved_products(left, right, left_move, right_move, starts, cols, first, last, linear, quadratic):
+    """The coefficients of ξ and ξ² of ⟨L_i + ξ L'_i, R_j + ξ R'_j⟩ on the rows first … last − 1."""
+    compile_apart()
+    vectors, panel = _panels(left, MOST_MOVED, linear)
+    size = linear.itemsize
+    for q in range(0, vectors, panel):
+        offset = q * VECTOR_BYTES
+        dot_moved_rows(
+            linear, min(panel, vectors - q), left.address + offset, left_move.address + offset,
+            left.stride * size, right.address + offset, right_move.address + offset, right.stride * size,
+            starts, cols, first, last, q > 0, linear.ctypes.data, quadratic.ctypes.data,
+        )  # fmt: skip
 
 
 @kernel
 def gather_rows(starts, cols, order, z, dense, first, last, scale, base, out):
     """out_i = [base_i] + scale Σ_e z_e dense_j over the entries e = (i, j) of rows first … last − 1."""
     compile_apart()
-    vectors, panel = _panels(dense, z)
-    scale = z.dtype.type(scale)
-    has_base, in_place = base.address != 0, base.address == out.address
+    vectors, panel = _panels(dense, MOST, z)
     for q in range(0, vectors, panel):
         offset = q * VECTOR_BYTES
-        for i in range(first, last):
-            if in_place and starts[i] == starts[i + 1]:
-                continue
-            here = _row(out, i, z) + offset
-            sum_rows(
-                z, min(panel, vectors - q), z.ctypes.data, order, dense.address + offset,
-                dense.stride * z.itemsize, cols, starts[i], starts[i + 1],
-                scale, has_base, _row(base, i, z) + offset if has_base else here, here,
-            )  # fmt: skip
+        sum_rows(
+            z, min(panel, vectors - q), z.ctypes.data, order, dense.address + offset,
+            dense.stride * z.itemsize, starts, cols, first, last, z.dtype.type(scale),
+            base.address + offset if base.address != 0 else 0,
+            base.stride * z.itemsize, out.address + offset, out.stride * z.itemsize,
+        )  # fmt: skip
 
 
 # Over all blocks, of which each is the unit of cancellation too.
@@ -103,6 +106,16 @@ def _look(at, left, right, w, is_added, cancel):
     for b in prange(blocks.size - 1):
         if not is_set(cancel):
             sampled_products(left, right, starts, cols, blocks[b], blocks[b + 1], w, is_added)
+
+
+@implements("look_along", Pattern)
+def _look_along(at, left, right, left_move, right_move, linear, quadratic, cancel):
+    starts, cols, blocks = at[0].row_starts, at[0].cols, at[0].row_blocks
+    for b in prange(blocks.size - 1):
+        if not is_set(cancel):
+            moved_products(
+                left, right, left_move, right_move, starts, cols, blocks[b], blocks[b + 1], linear, quadratic
+            )
 
 
 @kernel

@@ -4,9 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastdmf.kernels.cpu.compilation import compile_apart, kernel
-from fastdmf.kernels.cpu.flow import (
+from fastdmf.kernels.cpu.flow import combine, evaluate, relative_error, set_of, tolerance
+from fastdmf.kernels.cpu.tables import is_set
+from fastdmf.kernels.cpu.verbs import implements
+from fastdmf.kernels.flow_rules import (
     ERROR,
+    EXPLICIT_STAGES,
     GRADIENT,
     IS_CURRENT,
     NEW_GRADIENT,
@@ -14,29 +17,15 @@ from fastdmf.kernels.cpu.flow import (
     NEW_POINT,
     POINT,
     STAGE,
+    STAGES,
     STEP_SIZE,
-    evaluate,
-    larger,
-    relative_error,
-    set_of,
-    tolerance,
+    A,
+    E,
 )
-from fastdmf.kernels.cpu.flow import STAGES as STAGES_TAKEN
-from fastdmf.kernels.cpu.stepping import sum_of_squares
-from fastdmf.kernels.cpu.tables import flat, is_set
-from fastdmf.kernels.cpu.verbs import implements
 
-STAGES = 7
-#: The weights of stage i, a_{i+1,j}; the last line is also that of the new point.
-_A = np.zeros((STAGES, STAGES))
-_A[1, :1] = [1 / 5]
-_A[2, :2] = [3 / 40, 9 / 40]
-_A[3, :3] = [44 / 45, -56 / 15, 32 / 9]
-_A[4, :4] = [19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729]
-_A[5, :5] = [9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656]
-_A[6, :6] = [35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84]
-#: The difference to the weights of order 4.
-_E = np.array([71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40])
+#: Roles of the point and of the gradients at its stages, from one end of the step to the other.
+_POINT_AND_GRADIENTS = np.array([POINT, GRADIENT, *range(STAGE, STAGE + EXPLICIT_STAGES - 2), NEW_GRADIENT])
+_GRADIENTS_IN_ERROR = np.array([GRADIENT, *range(STAGE + 1, STAGE + EXPLICIT_STAGES - 2), NEW_GRADIENT])
 
 
 class DormandPrince(NamedTuple):
@@ -45,56 +34,23 @@ class DormandPrince(NamedTuple):
     like: np.ndarray
 
 
-@kernel
-def _role(i):
-    """The role of the gradient at stage i, 0 ≤ i ≤ 6."""
-    return GRADIENT if i == 0 else NEW_GRADIENT if i == STAGES - 1 else STAGE + i - 1
-
-
-@kernel
-def _add(out, weight, g, like):
-    """out ← out + weight · G, for sets of matrices."""
-    compile_apart()
-    weight = like.dtype.type(weight)
-    for j in range(out.shape[0]):
-        o, q = flat(out, j, like), flat(g, j, like)
-        for i in range(o.size):
-            o[i] += weight * q[i]
-
-
-@kernel
-def _fill(out, scale, x, like):
-    """out ← scale · X, for sets of matrices."""
-    scale = like.dtype.type(scale)
-    for j in range(out.shape[0]):
-        o, p = flat(out, j, like), flat(x, j, like)
-        for i in range(o.size):
-            o[i] = scale * p[i]
-
-
 @implements("attempt", DormandPrince)
 def _attempt(at, flow, model, support, operator, scalars, cancel):
-    like, h = model.w, scalars[STEP_SIZE]
+    like, weights, h = model.w, flow.weights, scalars[STEP_SIZE]
     scalars[IS_CURRENT] = 0.0
-    scalars[STAGES_TAKEN] += STAGES - 1
-    start, point = set_of(flow, POINT), set_of(flow, NEW_POINT)
-    loss = np.nan
-    for i in range(1, STAGES):
-        _fill(point, 1.0, start, like)
+    scalars[STAGES] += EXPLICIT_STAGES - 1
+    point = set_of(flow, NEW_POINT)
+    weights[0] = 1.0
+    for i in range(1, EXPLICIT_STAGES):
         for j in range(i):
-            if _A[i, j] != 0.0:
-                _add(point, -h * _A[i, j], set_of(flow, _role(j)), like)
-        loss = evaluate(model, support, operator, point, set_of(flow, _role(i)), scalars, cancel)
-        if is_set(cancel) or not np.isfinite(loss):
-            scalars[ERROR], scalars[NEW_LOSS] = np.nan, loss
+            weights[1 + j] = -h * A[i, j]
+        combine(flow, NEW_POINT, 0.0, _POINT_AND_GRADIENTS[: 1 + i], like)
+        gradient = set_of(flow, _POINT_AND_GRADIENTS[1 + i])
+        scalars[NEW_LOSS] = evaluate(model, support, operator, point, gradient, scalars, cancel)
+        if is_set(cancel) or not np.isfinite(scalars[NEW_LOSS]):
+            scalars[ERROR] = np.nan
             return
-    error = set_of(flow, _role(1))  # which has no part in the error
-    _fill(error, h * _E[0], set_of(flow, GRADIENT), like)
-    for i in range(2, STAGES):
-        _add(error, h * _E[i], set_of(flow, _role(i)), like)
-    worst = 0.0
-    for j in range(point.shape[0]):
-        size = sum_of_squares(error[j : j + 1], like)
-        old, new = sum_of_squares(start[j : j + 1], like), sum_of_squares(point[j : j + 1], like)
-        worst = larger(worst, relative_error(size, old, new, tolerance(flow, scalars)))
-    scalars[ERROR], scalars[NEW_LOSS] = worst, loss
+    for k in range(E.size):
+        weights[k] = h * E[k]
+    combine(flow, STAGE, 0.0, _GRADIENTS_IN_ERROR, like)
+    scalars[ERROR] = relative_error(flow, STAGE, tolerance(flow, scalars), like)

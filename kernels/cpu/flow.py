@@ -10,37 +10,22 @@ import numba
 import numpy as np
 from numba import types
 
-from fastdmf.kernels.cpu.compilation import kernel
-from fastdmf.kernels.cpu.stepping import SLOTS as _SLOTS_OF_STEPS
+from fastdmf.kernels.cpu.compilation import compile_apart, kernel
 from fastdmf.kernels.cpu.stepping import forward
+from fastdmf.kernels.cpu.tables import copy_into, flat
 from fastdmf.kernels.cpu.verbs import FLAGS, SUPPORT, Model, Operator, declare, pull_back
+from fastdmf.kernels.flow_rules import (
+    ABSOLUTE,
+    END_LOSS,
+    EVALUATIONS,
+    FIRST_LOSS,
+    NEW_POINT,
+    PLATEAU,
+    POINT,
+)
 
-# Roles: where the flow is, where its step leads (afterwards: came from), where power iteration begins and
-# where it led, and memory for stages.  Between steps, the first of these shows a point inside the last step.
-POINT, GRADIENT, NEW_POINT, NEW_GRADIENT, DIRECTION, NEW_DIRECTION, STAGE = range(7)
-SHOWN = STAGE
-
-# Slots of scalars, beside those of every trajectory.  The next step size, the error of the last step in units
-# of the tolerance, the spectral radius of the Hessian and the steps since it was found, the first loss.
-STEP_SIZE, LAST_ERROR, RADIUS, RADIUS_AGE, FIRST_LOSS = range(_SLOTS_OF_STEPS, _SLOTS_OF_STEPS + 5)
-# Whether the flow has become stiff, and whether W and the gradient on the support are those of the point.
-IS_STIFF, IS_CURRENT = range(_SLOTS_OF_STEPS + 5, _SLOTS_OF_STEPS + 7)
-# What was counted.
-EVALUATIONS, STAGES, REJECTED, PRODUCTS = range(_SLOTS_OF_STEPS + 7, _SLOTS_OF_STEPS + 11)
-# Of the step that is tried, the error in units of the tolerance and the loss it leads to.
-ERROR, NEW_LOSS = range(_SLOTS_OF_STEPS + 16, _SLOTS_OF_STEPS + 18)
-# Of the last step its size, the losses at its ends, when it ended, and how much of it lies behind the point
-# that is shown.
-SEGMENT, START_LOSS, END_LOSS, END_TIME, FRACTION = range(_SLOTS_OF_STEPS + 11, _SLOTS_OF_STEPS + 16)
-SLOTS = _SLOTS_OF_STEPS + 18
-
-#: "As old as it gets": makes the next step look for the spectral radius again.
-OLD = 1e9
-
-#: Squares are summed in the precision of the factors so many at a time, and in float64 beyond that.
-SUMMED_AT_ONCE = 1024
-#: Added to the tolerated norm of a factor's error, for factors that are zero.
-_ABSOLUTE = 1e-12
+#: Elements that are handled at a time, so that they stay in the nearest cache.
+_PART = 1024
 
 
 class Flow(NamedTuple):
@@ -48,12 +33,15 @@ class Flow(NamedTuple):
 
     ``sets`` (K, N, 4) are tables of matrices and ``roles`` (K,) says which of them has which role.  The
     error of a step is held below ``rtol``, and below ``rtol · plateau_factor`` on the first plateau.
+    ``weights`` (K,) are for :func:`combine`; ``before`` (SLOTS,) keeps the scalars while a step is tried.
     """
 
     sets: np.ndarray
     roles: np.ndarray
     rtol: float
     plateau_factor: float
+    weights: np.ndarray
+    before: np.ndarray
 
 
 class Integrator(NamedTuple):
@@ -65,15 +53,15 @@ class Integrator(NamedTuple):
 
 
 def _attempt_signature(t):
-    flow = numba.typeof(Flow(np.empty((0, 0, 4), np.int64), np.empty(0, np.int64), 0.0, 0.0))
+    empty = np.empty(0)
+    flow = numba.typeof(Flow(np.empty((0, 0, 4), np.int64), np.empty(0, np.int64), 0.0, 0.0, empty, empty))
     model = types.NamedTuple((*[types.int64] * 7, t[::1]), Model)
     operator = types.NamedTuple((*[types.int64] * 4, types.float64, t[::1], t[::1]), Operator)
     return types.void(flow, model, SUPPORT, operator, types.float64[::1], FLAGS)
 
 
 #: attempt(integrator, flow, model, support, operator, scalars, cancel): try a step of the size in
-#: ``scalars``, and leave there its error in units of the tolerance and the loss at the new point.  The sets
-#: POINT, GRADIENT and DIRECTION stay as they are, so that an attempt can be made again from old scalars.
+#: ``scalars``, and leave there its error in units of the tolerance and the loss at the new point.
 attempt = declare("attempt", _attempt_signature)
 
 
@@ -90,6 +78,13 @@ def swap(flow, role, other):
 
 
 @kernel
+def copy_set(target, source, like):
+    """Copy the matrices of a table to those of another."""
+    for j in range(target.shape[0]):
+        copy_into(flat(target, j, like), flat(source, j, like))
+
+
+@kernel
 def evaluate(model, support, operator, point, gradient, scalars, cancel):
     """The loss at a point; its gradient is written to ``gradient``."""
     loss = forward(model, support, operator, point, cancel)
@@ -101,7 +96,7 @@ def evaluate(model, support, operator, point, gradient, scalars, cancel):
 @kernel
 def is_on_plateau(scalars):
     """Whether the loss has not yet left the first plateau."""
-    return scalars[END_LOSS] > 0.9 * scalars[FIRST_LOSS]
+    return scalars[END_LOSS] > PLATEAU * scalars[FIRST_LOSS]
 
 
 @kernel
@@ -114,12 +109,76 @@ def tolerance(flow, scalars):
 
 
 @kernel
-def relative_error(error, old, new, rtol):
-    """‖E‖ / (atol + rtol max(‖θ‖, ‖θ'‖)) for a factor, from the squares of the three norms."""
-    return np.sqrt(error) / (_ABSOLUTE + rtol * np.sqrt(max(old, new)))
+def _scale_and_add(o, kept, a, x):
+    if kept == 0:
+        for i in range(o.size):
+            o[i] = a * x[i]
+    else:
+        for i in range(o.size):
+            o[i] = kept * o[i] + a * x[i]
 
 
 @kernel
-def larger(worst, error):
-    """The larger of two errors; NaN is larger than any."""
-    return error if not error <= worst else worst
+def _add_two(o, a, x, b, y):
+    for i in range(o.size):
+        o[i] += a * x[i] + b * y[i]
+
+
+@kernel
+def _add_one(o, a, x):
+    for i in range(o.size):
+        o[i] += a * x[i]
+
+
+@kernel
+def combine(flow, out, kept, roles, like):
+    """Out ← kept · out + Σ_k weights[k] · (the set with ``roles[k]``); with kept = 0, out is not read.
+
+    A few elements at a time, so that ``out`` is in the nearest cache until all sets have been added to it.
+    """
+    compile_apart()
+    real, weights, target = like.dtype.type, flow.weights, set_of(flow, out)
+    for j in range(target.shape[0]):
+        o = flat(target, j, like)
+        for i in range(0, o.size, _PART):
+            part = slice(i, i + _PART)
+            first = flat(set_of(flow, roles[0]), j, like)
+            _scale_and_add(o[part], real(kept), real(weights[0]), first[part])
+            for k in range(1, roles.size - 1, 2):
+                x, y = flat(set_of(flow, roles[k]), j, like), flat(set_of(flow, roles[k + 1]), j, like)
+                _add_two(o[part], real(weights[k]), x[part], real(weights[k + 1]), y[part])
+            if roles.size % 2 == 0:
+                last = flat(set_of(flow, roles[-1]), j, like)
+                _add_one(o[part], real(weights[roles.size - 1]), last[part])
+
+
+@kernel
+def _squares(e, x, y):
+    """Σ e², Σ x² and Σ y² of a few elements, in the precision of the factors."""
+    ee = xx = yy = e.dtype.type(0)
+    for i in range(e.size):
+        ee += e[i] * e[i]
+        xx += x[i] * x[i]
+        yy += y[i] * y[i]
+    return np.float64(ee), np.float64(xx), np.float64(yy)
+
+
+@kernel
+def relative_error(flow, error, rtol, like):
+    """The largest ‖E_j‖ / (atol + rtol max(‖θ_j‖, ‖θ'_j‖)) over the factors, E being the set of a role.
+
+    NaN is larger than any.
+    """
+    compile_apart()
+    worst = 0.0
+    for j in range(flow.sets.shape[1]):
+        e = flat(set_of(flow, error), j, like)
+        old, new = flat(set_of(flow, POINT), j, like), flat(set_of(flow, NEW_POINT), j, like)
+        errors, olds, news = 0.0, 0.0, 0.0
+        for i in range(0, e.size, _PART):
+            part = slice(i, i + _PART)
+            ee, xx, yy = _squares(e[part], old[part], new[part])
+            errors, olds, news = errors + ee, olds + xx, news + yy
+        relative = np.sqrt(errors) / (ABSOLUTE + rtol * np.sqrt(max(olds, news)))
+        worst = worst if relative <= worst else relative
+    return worst

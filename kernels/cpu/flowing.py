@@ -7,60 +7,52 @@ there does not change the path.
 
 import numpy as np
 
-from fastdmf.kernels.cpu.compilation import compile_apart, entry_point, kernel
-from fastdmf.kernels.cpu.flow import (
-    DIRECTION,
+from fastdmf.kernels.cpu.compilation import entry_point, kernel
+from fastdmf.kernels.cpu.flow import attempt, combine, evaluate, set_of, swap
+from fastdmf.kernels.cpu.stepping import ALL_STEPS, CANCELLED, HALTED, forward, is_met, sum_of_squares
+from fastdmf.kernels.cpu.tables import copy_into, flat, is_set
+from fastdmf.kernels.flow_rules import (
+    BLUR,
+    BLUR_SINGLE,
     END_LOSS,
     END_TIME,
     ERROR,
     EVALUATIONS,
     FIRST_LOSS,
+    FIRST_MOVE,
     FRACTION,
     GRADIENT,
+    GRADIENT_SQUARED,
     IS_CURRENT,
     IS_STIFF,
     LAST_ERROR,
-    NEW_DIRECTION,
+    LEVEL_ACCURACY,
+    LEVEL_ACCURACY_SINGLE,
+    LOSS,
+    MOST_REJECTIONS,
     NEW_GRADIENT,
     NEW_LOSS,
     NEW_POINT,
     OLD,
     POINT,
-    PRODUCTS,
     RADIUS_AGE,
     REJECTED,
+    REST,
+    ROUNDING,
+    ROUNDING_SINGLE,
+    ROUNDINGS,
     SEGMENT,
     SHOWN,
     START_LOSS,
     STEP_SIZE,
-    attempt,
-    evaluate,
-    set_of,
-    swap,
-)
-from fastdmf.kernels.cpu.stepping import (
-    ALL_STEPS,
-    CANCELLED,
-    GRADIENT_SQUARED,
-    HALTED,
-    LOSS,
     STEPS,
     TIME,
-    forward,
-    is_met,
-    sum_of_squares,
 )
-from fastdmf.kernels.cpu.tables import flat, is_set
 
 #: Why `flow_on` returned, beside what `stepping.advance` says: steps lead nowhere, or none is accepted.
 STUCK = 4
-_MOST_REJECTIONS = 60
-#: After so many steps it is looked whether the flow has come to rest, but for so many roundings.
-_REST, _ROUNDINGS = 16, 4096
-#: The first step moves the factors by this fraction of their norm.
-_FIRST_MOVE = 0.01
-#: A crossing is found when the loss there is below its level by less than this fraction (float64, float32).
-_LEVEL_ACCURACY, _LEVEL_ACCURACY_SINGLE = 1e-9, 1e-6
+#: A step that is taken led from what has the role of NEW_POINT now to POINT.
+_ENDS = np.array([NEW_POINT, NEW_GRADIENT, POINT, GRADIENT])
 
 
 @kernel
@@ -79,7 +71,7 @@ def _begin(flow, model, support, operator, scalars, cancel):
         scalars[IS_CURRENT] = 1.0
         scalars[FIRST_LOSS] = scalars[END_LOSS]
         size, slope = np.sqrt(sum_of_squares(point, like)), np.sqrt(scalars[GRADIENT_SQUARED])
-        scalars[STEP_SIZE] = _FIRST_MOVE * size / slope if slope > 0.0 and size > 0.0 else 1.0
+        scalars[STEP_SIZE] = FIRST_MOVE * size / slope if slope > 0.0 and size > 0.0 else 1.0
         scalars[LAST_ERROR] = 1.0
         scalars[FRACTION] = 1.0
         scalars[LOSS] = scalars[END_LOSS]
@@ -88,19 +80,10 @@ def _begin(flow, model, support, operator, scalars, cancel):
 @kernel
 def _interpolate(flow, fraction, h, like):
     """Write the cubic Hermite interpolant at a fraction of the last step to the set that is shown."""
-    compile_apart()
-    x = fraction
-    real = like.dtype.type
-    # The step is taken: it led from what has the role of NEW_POINT now to POINT.
-    a, b = real((1.0 + 2.0 * x) * (1.0 - x) ** 2), real(-h * x * (1.0 - x) ** 2)
-    c, d = real(x**2 * (3.0 - 2.0 * x)), real(-h * x**2 * (x - 1.0))
-    out = set_of(flow, SHOWN)
-    for j in range(out.shape[0]):
-        o = flat(out, j, like)
-        old, new = flat(set_of(flow, NEW_POINT), j, like), flat(set_of(flow, POINT), j, like)
-        g, k = flat(set_of(flow, NEW_GRADIENT), j, like), flat(set_of(flow, GRADIENT), j, like)
-        for i in range(o.size):
-            o[i] = a * old[i] + b * g[i] + c * new[i] + d * k[i]
+    x, weights = fraction, flow.weights
+    weights[0], weights[1] = (1.0 + 2.0 * x) * (1.0 - x) ** 2, -h * x * (1.0 - x) ** 2
+    weights[2], weights[3] = x**2 * (3.0 - 2.0 * x), -h * x**2 * (x - 1.0)
+    combine(flow, SHOWN, 0.0, _ENDS, like)
 
 
 @kernel
@@ -121,7 +104,7 @@ def _crossing(flow, model, support, operator, level, scalars, cancel):
     low, high = 0.0, 1.0  # of the whole step, wherever in it the flow is shown: the answer is the same
     at_low, at_high = scalars[START_LOSS] - level, scalars[END_LOSS] - level
     below, side = at_high, 0
-    accuracy = _LEVEL_ACCURACY if model.w.itemsize == 8 else _LEVEL_ACCURACY_SINGLE
+    accuracy = LEVEL_ACCURACY if model.w.itemsize == 8 else LEVEL_ACCURACY_SINGLE
     while high - low > 1e-15 and -below > accuracy * level and not is_set(cancel):
         middle = (low * at_high - high * at_low) / (at_high - at_low)
         if not low < middle < high:
@@ -206,7 +189,7 @@ def _rests(flow, scalars, like):
     """Whether the last step did no more than rounding does in all its stages, to factors and loss."""
     if scalars[END_LOSS] < 0.999 * scalars[START_LOSS]:
         return False
-    rounding = _ROUNDINGS * (2.3e-16 if like.itemsize == 8 else 1.2e-7)
+    rounding = ROUNDINGS * (ROUNDING if like.itemsize == 8 else ROUNDING_SINGLE)
     old, new = set_of(flow, NEW_POINT), set_of(flow, POINT)
     for j in range(new.shape[0]):
         x, y = flat(old, j, like), flat(new, j, like)
@@ -222,7 +205,7 @@ def _rests(flow, scalars, like):
 @kernel
 def _rises(loss, before, like):
     """Whether the loss rose by more than it is blurred by rounding."""
-    blur = 1e-12 if like.itemsize == 8 else 2e-6
+    blur = BLUR if like.itemsize == 8 else BLUR_SINGLE
     return not loss <= before * (1.0 + blur)
 
 
@@ -266,9 +249,8 @@ def flow_on(
     """
     like = model.w
     if not is_evaluated:
-        # Taken up again inside a step: where that began is evaluated as well, and first, for W is to be that
-        # of the step's end.
         if scalars[STEP_SIZE] > 0.0 and scalars[FRACTION] < 1.0:
+            # Taken up again inside a step: where that began is evaluated as well.
             evaluate(
                 model, support, operator, set_of(flow, NEW_POINT), set_of(flow, NEW_GRADIENT), scalars, cancel
             )
@@ -283,15 +265,13 @@ def flow_on(
         return 0, ALL_STEPS
     taken, rejections = 0, 0
     while taken < steps:
-        if _is_over(scalars) or rejections > _MOST_REJECTIONS:
+        if _is_over(scalars) or rejections > MOST_REJECTIONS:
             return taken, STUCK
-        before = scalars.copy()
+        copy_into(flow.before, scalars)
         attempt(integrator, flow, model, support, operator, scalars, cancel)
-        if is_set(cancel):  # as if it had not been made
-            scalars[:] = before
+        if is_set(cancel):  # as if it had not been tried
+            copy_into(scalars, flow.before)
             return taken, CANCELLED
-        if scalars[PRODUCTS] > before[PRODUCTS]:
-            swap(flow, DIRECTION, NEW_DIRECTION)
         h, error, loss = scalars[STEP_SIZE], scalars[ERROR], scalars[NEW_LOSS]
         is_accepted = error <= 1.0 and not _rises(loss, scalars[END_LOSS], like)
         _resize(scalars, error, order_of(scalars), is_accepted)
@@ -319,6 +299,6 @@ def flow_on(
         _go_to_end(scalars)
         if is_met(loss_below, gradient_below, scalars) or scalars[TIME] >= until:
             return taken, HALTED
-        if scalars[STEPS] % _REST == 0.0 and _rests(flow, scalars, like):
+        if scalars[STEPS] % REST == 0.0 and _rests(flow, scalars, like):
             return taken, STUCK
     return taken, ALL_STEPS

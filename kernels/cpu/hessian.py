@@ -6,9 +6,7 @@ from fastdmf.kernels.cpu.compilation import kernel
 from fastdmf.kernels.cpu.stepping import sum_of_squares
 from fastdmf.kernels.cpu.tables import flat
 from fastdmf.kernels.cpu.verbs import curve, push, residual
-
-#: Power iteration ends when two estimates agree to this fraction of them, or after so many products.
-_AGREEMENT, _MOST_PRODUCTS = 0.05, 30
+from fastdmf.kernels.flow_rules import AGREEMENT, MOST_PRODUCTS
 
 
 @kernel
@@ -30,7 +28,7 @@ def spectral_radius(model, support, linear, factors, direction, out, w_dot, befo
     ``direction``, of norm 1, is where iteration starts and where it ends; ``before`` is the last estimate.
     """
     radius = before
-    for products in range(1, _MOST_PRODUCTS + 1):
+    for products in range(1, MOST_PRODUCTS + 1):
         hessian_times(model, support, linear, factors, direction, out, w_dot, cancel)
         norm = np.sqrt(sum_of_squares(out, w_dot))
         if not (norm > 0.0 and np.isfinite(norm)):
@@ -40,7 +38,7 @@ def spectral_radius(model, support, linear, factors, direction, out, w_dot, befo
             v, hv = flat(direction, j, w_dot), flat(out, j, w_dot)
             for i in range(v.size):
                 v[i] = inverse * hv[i]
-        if abs(norm - radius) < _AGREEMENT * norm:
+        if abs(norm - radius) < AGREEMENT * norm:
             return norm, products
         radius = norm
-    return radius, _MOST_PRODUCTS
+    return radius, MOST_PRODUCTS

@@ -14,7 +14,7 @@ from fastdmf.kernels.cpu.blas import multiply
 from fastdmf.kernels.cpu.compilation import kernel
 from fastdmf.kernels.cpu.product import Chains, chain_end
 from fastdmf.kernels.cpu.tables import place
-from fastdmf.kernels.cpu.verbs import expand, implements, look, measure
+from fastdmf.kernels.cpu.verbs import expand, implements, look, look_along, measure
 
 #: Logarithm of the square of a ratio, 1e-60, below which a coefficient is nothing.
 _NOTHING = -2.0 * 60.0 * math.log(10.0)
@@ -70,17 +70,27 @@ def _expand_chain(factors, grads, prefixes, powers, base, first, count, like):
 
 @implements("expand", Chains)
 def _expand(at, support, factors, grads, powers, entries, cancel):
+    # With L(ξ) = Σ_a ξᵃ X_a and R(ξ) = Σ_b ξᵇ Y_b the coefficient ξᵗ of W is Σ_{a + b = t} X_a Y_bᵀ.
     m = at[0]
     left, right, prefixes = m.left, m.right, m.prefixes
     base = powers_of_chain(left)
     _expand_chain(factors, grads, prefixes, powers, 0, 0, left, m.w)
     _expand_chain(factors, grads, prefixes, powers, base, left, right, m.w)
+    both = min(left, right)
+    for k in range(both):  # three of the products at once: (k, k + 1), (k + 1, k) and (k + 1, k + 1)
+        x = _power(factors, grads, prefixes, powers, 0, 0, left, k)
+        y = _power(factors, grads, prefixes, powers, base, left, right, k)
+        next_x = _power(factors, grads, prefixes, powers, 0, 0, left, k + 1)
+        next_y = _power(factors, grads, prefixes, powers, base, left, right, k + 1)
+        look_along(support, x, y, next_x, next_y, entries[2 * k], entries[2 * k + 1], cancel)
     for t in range(1, left + right + 1):
-        lowest = max(0, t - right)
-        for a in range(lowest, min(t, left) + 1):
-            x = _power(factors, grads, prefixes, powers, 0, 0, left, a)
-            y = _power(factors, grads, prefixes, powers, base, left, right, t - a)
-            look(support, x, y, entries[t - 1], a > lowest, cancel)
+        is_added = t <= 2 * both
+        for a in range(max(0, t - right), min(t, left) + 1):
+            if abs(2 * a - t) > 1 or max(a, t - a) > both:
+                x = _power(factors, grads, prefixes, powers, 0, 0, left, a)
+                y = _power(factors, grads, prefixes, powers, base, left, right, t - a)
+                look(support, x, y, entries[t - 1], is_added, cancel)
+                is_added = True
     return left + right
 
 
@@ -165,8 +175,10 @@ def minimizing_step(loss, degree, max_step, ladder):
         return 0.0
     # In units where the constant and the leading coefficient are equal, all coefficients are tame.
     unit = (loss[0] / abs(loss[degree])) ** (1.0 / degree)
-    for d in range(degree, -1, -1):
-        loss[d] *= unit**d / loss[0]
+    power = 1.0 / loss[0]
+    for d in range(degree + 1):
+        loss[d] *= power
+        power *= unit
     derivative = ladder[0]
     for d in range(degree):
         derivative[d] = loss[d + 1] * (d + 1)

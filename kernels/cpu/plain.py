@@ -5,30 +5,54 @@ from fastdmf.kernels.cpu.tables import VECTOR_BYTES, vector_at
 
 
 @kernel
-def dot_rows(like, count, row, dense, stride, indices, first, last, accumulate, out):
-    """out_e (+)= ⟨row, dense[indices_e]⟩ for first ≤ e < last."""
+def dot_rows(like, count, left, left_stride, dense, stride, starts, indices, first, last, accumulate, out):
+    """out_e (+)= ⟨left_i, dense[indices_e]⟩ for first ≤ i < last and starts_i ≤ e < starts_{i+1}."""
     width = count * VECTOR_BYTES // like.itemsize
-    x, w = vector_at(row, width, like), vector_at(out, last, like)
-    for e in range(first, last):
-        y = vector_at(dense + indices[e] * stride, width, like)
-        total = w[e] if accumulate else like.dtype.type(0)
-        for k in range(width):
-            total += x[k] * y[k]
-        w[e] = total
+    w = vector_at(out, starts[last], like)
+    for i in range(first, last):
+        x = vector_at(left + i * left_stride, width, like)
+        for e in range(starts[i], starts[i + 1]):
+            y = vector_at(dense + indices[e] * stride, width, like)
+            total = w[e] if accumulate else like.dtype.type(0)
+            for k in range(width):
+                total += x[k] * y[k]
+            w[e] = total
 
 
 @kernel
-def sum_rows(like, count, weights, order, dense, stride, indices, first, last, scale, has_base, base, out):
-    """Out = base + scale Σ_e weights[order_e] dense[indices_e] for first ≤ e < last."""
+def dot_moved_rows(
+    like, count, left, left_move, left_stride, dense, dense_move, stride, starts, indices, first, last,
+    accumulate, linear, quadratic,
+):  # fmt: skip
+    """The coefficients of ξ and ξ² of ⟨left_i + ξ left_move_i, dense_j + ξ dense_move_j⟩, j = indices_e."""
+    dot_rows(
+        like, count, left, left_stride, dense_move, stride, starts, indices, first, last, accumulate, linear
+    )
+    dot_rows(like, count, left_move, left_stride, dense, stride, starts, indices, first, last, True, linear)
+    dot_rows(
+        like, count, left_move, left_stride, dense_move, stride, starts, indices, first, last, accumulate,
+        quadratic,
+    )  # fmt: skip
+
+
+@kernel
+def sum_rows(
+    like, count, weights, order, dense, stride, starts, indices, first, last, scale, base, base_stride, out,
+    out_stride,
+):  # fmt: skip
+    """out_i = base_i + scale Σ_e weights[order_e] dense[indices_e] over starts_i ≤ e < starts_{i+1}."""
     width = count * VECTOR_BYTES // like.itemsize
-    z, total, start = vector_at(weights, 1, like), vector_at(out, width, like), vector_at(base, width, like)
-    for k in range(width):
-        total[k] = start[k] if has_base else like.dtype.type(0)
-    for e in range(first, last):
-        y = vector_at(dense + indices[e] * stride, width, like)
-        weight = scale * (z[e] if order is None else z[order[e]])
+    z = vector_at(weights, 1, like)
+    for i in range(first, last):
+        total = vector_at(out + i * out_stride, width, like)
+        start = vector_at(base + i * base_stride, width, like)
         for k in range(width):
-            total[k] += weight * y[k]
+            total[k] = start[k] if base != 0 else like.dtype.type(0)
+        for e in range(starts[i], starts[i + 1]):
+            y = vector_at(dense + indices[e] * stride, width, like)
+            weight = scale * (z[e] if order is None else z[order[e]])
+            for k in range(width):
+                total[k] += weight * y[k]
 
 
 @kernel

@@ -23,6 +23,8 @@ from fastdmf.kernels.cpu.tables import VECTOR_BYTES
 MOST = 14
 #: Inner products that share the additions across the lanes of a vector.
 AT_ONCE = 4
+#: Vectors of the longest row that is handled at once together with its move.
+MOST_MOVED = MOST // 2
 
 _I64, _I32 = ir.IntType(64), ir.IntType(32)
 
@@ -62,10 +64,25 @@ class Rows:
         offset = self.b.mul(index, ir.Constant(_I64, size or self.size))
         return self.b.load(self.b.inttoptr(self.b.add(base, offset), (kind or self.scalar).as_pointer()))
 
-    def index_at(self, indices: "Indices", e: Any) -> Any:
-        """Element ``e`` of a vector of indices, as int64."""
-        index = self.scalar_at(indices.base, e, ir.IntType(indices.bits), indices.bits // 8)
-        return self.b.sext(index, _I64) if indices.signed else self.b.zext(index, _I64)
+    def indices_at(self, indices: "Indices", e: Any, number: int) -> list[Any]:
+        """Elements e, e + 1, … of a vector of indices, as int64.
+
+        Loads are what sparse products are bound by: one of 64 bits brings as many indices as it holds.
+        """
+        bits = indices.bits
+        found: list[Any] = []
+        while len(found) < number:
+            count = 64 // bits if number - len(found) >= 64 // bits else 1
+            place = self.b.mul(self.b.add(e, ir.Constant(_I64, len(found))), ir.Constant(_I64, bits // 8))
+            kind = ir.IntType(bits * count)
+            word = self.b.load(
+                self.b.inttoptr(self.b.add(indices.base, place), kind.as_pointer()), align=bits // 8
+            )
+            for k in range(count):  # no index is negative
+                part = self.b.lshr(word, ir.Constant(kind, bits * k)) if k else word
+                part = part if count == 1 else self.b.trunc(part, ir.IntType(bits))
+                found.append(part if bits == 64 else self.b.zext(part, _I64))
+        return found
 
     def fma(self, x: Any, y: Any, z: Any) -> Any:
         """x · y + z, rounded once where the processor can."""
@@ -83,34 +100,50 @@ class Rows:
         """The given lanes of two vectors laid end to end."""
         return self.b.shuffle_vector(x, y, ir.Constant(ir.VectorType(_I32, len(lanes)), list(lanes)))
 
+    def lanes_of(self, x: Any, lanes: Sequence[int]) -> Any:
+        """The given lanes of a vector."""
+        return self._shuffle(x, ir.Constant(x.type, ir.Undefined), lanes)
+
     def products(self, x: Sequence[Any], y: Sequence[Any]) -> Any:
-        """A vector whose lanes add up to ⟨x, y⟩; three running sums hide the latency of the additions."""
-        sums: list[Any] = [None, None, None]
+        """A vector whose lanes add up to ⟨x, y⟩: two running sums halve the latency of the additions."""
+        sums: list[Any] = [None, None]
         for k, (u, v) in enumerate(zip(x, y, strict=True)):
-            s = sums[k % 3]
-            sums[k % 3] = self.b.fmul(u, v) if s is None else self.fma(u, v, s)
-        parts = [s for s in sums if s is not None]
-        total = parts[0]
-        for s in parts[1:]:
-            total = self.b.fadd(total, s)
-        return total
+            s = sums[k % 2]
+            sums[k % 2] = self.b.fmul(u, v) if s is None else self.fma(u, v, s)
+        if sums[1] is None:
+            return sums[0]
+        # The fence keeps LLVM from making one chain of both again.
+        first, second = (self._call(f"llvm.arithmetic.fence.{self.name}", self.vector, [s]) for s in sums)
+        return self.b.fadd(first, second)
 
     def totals(self, vectors: Sequence[Any]) -> Any:
-        """The sums over the lanes of 1, 2, 4, … vectors, as one vector: halves are folded until one is left.
+        """The sums over the lanes of 1, 2, 4, … vectors, as one vector.
 
-        Several vectors share the work; each is added up in the same order as it would be alone.
+        Halves are folded onto each other.  Several vectors share the work, two of them in each vector that
+        comes out; each is added up in the same order as it would be alone.
         """
-        vectors, width = list(vectors), self.lanes
-        while width > 1:
+        vectors, number, width = list(vectors), len(vectors), self.lanes
+        lanes = range(self.lanes)
+        while len(vectors) > 1:
             half = width // 2
-            nothing = ir.Constant(vectors[0].type, ir.Undefined)
-            pairs = list(zip(vectors[::2], vectors[1::2] or [nothing], strict=True))
-            lanes = vectors[0].type.count * min(2, len(vectors))
-            low = [start + lane for start in range(0, lanes, width) for lane in range(half)]
+            low = [lane for lane in range(2 * self.lanes) if lane % width < half]
             high = [lane + half for lane in low]
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
             vectors = [self.b.fadd(self._shuffle(x, y, low), self._shuffle(x, y, high)) for x, y in pairs]
             width = half
-        return vectors[0]
+        total, each = vectors[0], width
+        while width > 1:
+            width //= 2
+            total = self.b.fadd(total, self.lanes_of(total, [lane ^ width for lane in lanes]))
+        return self.lanes_of(total, [each * k for k in range(number)])
+
+    def put(self, numbers: Any, base: Any, e: Any, accumulate: Any) -> None:
+        """Write a short vector to elements e, e + 1, … of the array at an address, or add it to them."""
+        offset = self.b.mul(e, ir.Constant(_I64, self.size))
+        place = self.b.inttoptr(self.b.add(base, offset), numbers.type.as_pointer())
+        nothing = ir.Constant(numbers.type, [0.0] * numbers.type.count)
+        before = self.b.select(accumulate, self.b.load(place, align=self.size), nothing)
+        self.b.store(self.b.fadd(numbers, before), place, align=self.size)
 
     def transposed(self, rows: Sequence[Any]) -> list[Any]:
         """The rows of a square block, one vector each: ever smaller off-diagonal blocks change places."""
@@ -128,12 +161,12 @@ class Rows:
 
 
 class Indices:
-    """Where a vector of indices lies, and of which type they are."""
+    """Where a vector of indices lies, and how many bits each has."""
 
     def __init__(self, context: Any, builder: ir.IRBuilder, kind: types.Array, array: Any) -> None:
         data = context.make_array(kind)(context, builder, array).data
         self.base = builder.ptrtoint(data, _I64)
-        self.bits, self.signed = kind.dtype.bitwidth, kind.dtype.signed
+        self.bits = kind.dtype.bitwidth
 
 
 def loop(builder: ir.IRBuilder, start: Any, stop: Any, carried: Sequence[Any], body: Callable) -> list[Any]:
@@ -160,11 +193,11 @@ def loop(builder: ir.IRBuilder, start: Any, stop: Any, carried: Sequence[Any], b
     return values
 
 
-def _for_each_count(builder: ir.IRBuilder, dtype: types.Float, count: Any, emit: Callable) -> None:
-    """Emit code for every number of vectors that a row may have, and branch to the right one."""
+def _for_each_count(builder: ir.IRBuilder, dtype: types.Float, count: Any, most: int, emit: Callable) -> None:
+    """Emit code for every number of vectors up to ``most``, and branch to the right one."""
     after = builder.function.append_basic_block("after")
     switch = builder.switch(count, after)
-    for number in range(1, MOST + 1):
+    for number in range(1, most + 1):
         block = builder.function.append_basic_block(f"vectors{number}")
         switch.add_case(ir.Constant(_I64, number), block)
         builder.position_at_end(block)
@@ -173,51 +206,122 @@ def _for_each_count(builder: ir.IRBuilder, dtype: types.Float, count: Any, emit:
     builder.position_at_end(after)
 
 
-@intrinsic
-def dot_rows(typingctx, like, count, row, dense, stride, indices, first, last, accumulate, out):
-    """out_e (+)= ⟨row, dense[indices_e]⟩ for first ≤ e < last.
+def _by_fours(
+    builder: ir.IRBuilder, first: Any, last: Any, carried: Sequence[Any], body: Callable
+) -> list[Any]:
+    """``carried = body(e, number, carried)`` for ``number`` entries from e on: :data:`AT_ONCE`, then 1."""
+    four = ir.Constant(_I64, AT_ONCE)
+    fours = builder.sdiv(builder.sub(last, first), four)
+    rest = builder.add(first, builder.mul(fours, four))
 
-    Rows have ``count`` vectors and lie ``stride`` bytes apart.  All but numbers and the vector ``indices``
-    are addresses.
+    def together(k, values):
+        return body(builder.add(first, builder.mul(k, four)), AT_ONCE, values)
+
+    carried = loop(builder, ir.Constant(_I64, 0), fours, carried, together)
+    return loop(builder, rest, last, carried, lambda e, values: body(e, 1, values))
+
+
+def _for_each_row(
+    builder: ir.IRBuilder, starts: "Indices", first: Any, last: Any, rows: Rows, body: Callable
+) -> None:
+    """``body(i, begin, end)`` for the rows first ≤ i < last and the entries begin ≤ e < end of each."""
+
+    def row(i, carried):
+        begin, end = rows.indices_at(starts, i, 1) + rows.indices_at(
+            starts, builder.add(i, ir.Constant(_I64, 1)), 1
+        )
+        body(i, begin, end)
+        return []
+
+    loop(builder, first, last, [], row)
+
+
+@intrinsic
+def dot_rows(
+    typingctx, like, count, left, left_stride, dense, stride, starts, indices, first, last, accumulate, out
+):
+    """out_e (+)= ⟨left_i, dense[indices_e]⟩ for first ≤ i < last and starts_i ≤ e < starts_{i+1}.
+
+    Rows have ``count`` vectors and lie strides of bytes apart.  All but numbers and the vectors ``starts``
+    and ``indices`` are addresses.
     """
     dtype = like.dtype
 
     def codegen(context, builder, signature, args):
-        _, count, row, dense, stride, indices, first, last, accumulate, out = args
-        indices = Indices(context, builder, signature.args[5], indices)
-        entries = builder.sub(last, first)
-        fours = builder.sdiv(entries, ir.Constant(_I64, AT_ONCE))
-        rest = builder.add(first, builder.mul(fours, ir.Constant(_I64, AT_ONCE)))
+        _, count, left, left_stride, dense, stride, starts, indices, first, last, accumulate, out = args
+        starts = Indices(context, builder, signature.args[6], starts)
+        indices = Indices(context, builder, signature.args[7], indices)
 
         def emit(rows):
-            x = rows.load(row)
+            def row(i, begin, end):
+                x = rows.load(builder.add(left, builder.mul(i, left_stride)))
 
-            def dots(e, number):
-                """The inner products number e, e + 1, …, written as one vector."""
-                products = []
-                for k in range(number):
-                    index = rows.index_at(indices, builder.add(e, ir.Constant(_I64, k)))
-                    y = rows.load(builder.add(dense, builder.mul(index, stride)))
-                    products.append(rows.products(x, y))
-                totals = rows.totals(products)
-                offset = builder.mul(e, ir.Constant(_I64, rows.size))
-                place = builder.inttoptr(builder.add(out, offset), totals.type.as_pointer())
-                nothing = ir.Constant(totals.type, [0.0] * number)
-                before = builder.select(accumulate, builder.load(place, align=rows.size), nothing)
-                builder.store(builder.fadd(totals, before), place, align=rows.size)
-                return []
+                def dots(e, number, carried):
+                    """The inner products number e, e + 1, …, written as one vector."""
+                    products = []
+                    for index in rows.indices_at(indices, e, number):
+                        y = rows.load(builder.add(dense, builder.mul(index, stride)))
+                        products.append(rows.products(x, y))
+                    rows.put(rows.totals(products), out, e, accumulate)
+                    return []
 
-            def together(i, carried):
-                return dots(builder.add(first, builder.mul(i, ir.Constant(_I64, AT_ONCE))), AT_ONCE)
+                _by_fours(builder, begin, end, [], dots)
 
-            loop(builder, ir.Constant(_I64, 0), fours, [], together)
-            loop(builder, rest, last, [], lambda e, carried: dots(e, 1))
+            _for_each_row(builder, starts, first, last, rows, row)
 
-        _for_each_count(builder, dtype, count, emit)
+        _for_each_count(builder, dtype, count, MOST, emit)
         return context.get_dummy_value()
 
     number = types.int64
-    arguments = [*[number] * 4, indices, number, number, types.boolean, number]
+    arguments = [*[number] * 5, starts, indices, number, number, types.boolean, number]
+    return types.void(like, *arguments), codegen
+
+
+@intrinsic
+def dot_moved_rows(
+    typingctx, like, count, left, left_move, left_stride, dense, dense_move, stride, starts, indices, first,
+    last, accumulate, linear, quadratic,
+):  # fmt: skip
+    """The coefficients of ξ and ξ² of ⟨left_i + ξ left_move_i, dense_j + ξ dense_move_j⟩, j = indices_e.
+
+    Written to ``linear`` and ``quadratic``, in one pass: a row of ``dense_move`` is loaded once for both.
+    Otherwise as :func:`dot_rows`; moves have the strides of what they move.
+    """
+    dtype = like.dtype
+
+    def codegen(context, builder, signature, args):
+        _, count, *lefts, left_stride, dense, dense_move, stride, starts, indices = args[:10]
+        first, last, accumulate, linear, quadratic = args[10:]
+        starts = Indices(context, builder, signature.args[8], starts)
+        indices = Indices(context, builder, signature.args[9], indices)
+
+        def emit(rows):
+            def row(i, begin, end):
+                here = builder.mul(i, left_stride)
+                x, x_move = (rows.load(builder.add(left, here)) for left in lefts)
+
+                def dots(e, number, carried):
+                    once, twice = [], []
+                    for index in rows.indices_at(indices, e, number):
+                        there = builder.mul(index, stride)
+                        y = rows.load(builder.add(dense, there))
+                        y_move = rows.load(builder.add(dense_move, there))
+                        once.append(rows.products([*x, *x_move], [*y_move, *y]))
+                        twice.append(rows.products(x_move, y_move))
+                    totals = rows.totals(once + twice)
+                    rows.put(rows.lanes_of(totals, range(number)), linear, e, accumulate)
+                    rows.put(rows.lanes_of(totals, range(number, 2 * number)), quadratic, e, accumulate)
+                    return []
+
+                _by_fours(builder, begin, end, [], dots)
+
+            _for_each_row(builder, starts, first, last, rows, row)
+
+        _for_each_count(builder, dtype, count, MOST_MOVED, emit)
+        return context.get_dummy_value()
+
+    number = types.int64
+    arguments = [*[number] * 7, starts, indices, number, number, types.boolean, number, number]
     return types.void(like, *arguments), codegen
 
 
@@ -261,37 +365,54 @@ def transpose_rows(typingctx, like, source, source_stride, rows, blocks, out, ou
 
 @intrinsic
 def sum_rows(
-    typingctx, like, count, weights, order, dense, stride, indices, first, last, scale, has_base, base, out
-):
-    """Out = base + scale Σ_e weights[order_e] dense[indices_e] for first ≤ e < last.
+    typingctx, like, count, weights, order, dense, stride, starts, indices, first, last, scale, base,
+    base_stride, out, out_stride,
+):  # fmt: skip
+    """out_i = base_i + scale Σ_e weights[order_e] dense[indices_e] over starts_i ≤ e < starts_{i+1}.
 
-    ``order``, a vector like ``indices``, may be None, which means e itself; without ``has_base`` the base
-    is zero.
+    That for first ≤ i < last.  ``order``, a vector like ``indices``, may be None, which means e itself; the
+    base at address 0 is zero.  In place, rows without entries are passed over.
     """
     dtype = like.dtype
     is_in_order = isinstance(order, types.NoneType)
 
     def codegen(context, builder, signature, args):
-        _, count, weights, order, dense, stride, indices, first, last, scale, has_base, base, out = args
-        indices = Indices(context, builder, signature.args[6], indices)
+        _, count, weights, order, dense, stride, starts, indices, first, last, scale, *places = args
+        base, base_stride, out, out_stride = places
+        starts = Indices(context, builder, signature.args[6], starts)
+        indices = Indices(context, builder, signature.args[7], indices)
         if not is_in_order:
             order = Indices(context, builder, signature.args[3], order)
+        has_base = builder.icmp_unsigned("!=", base, ir.Constant(_I64, 0))
+        is_in_place = builder.icmp_unsigned("==", base, out)
 
         def emit(rows):
-            def body(e, sums):
-                y = rows.load(builder.add(dense, builder.mul(rows.index_at(indices, e), stride)))
-                weight = rows.scalar_at(weights, e if is_in_order else rows.index_at(order, e))
-                splat = rows.splat(weight)
-                return [rows.fma(v, splat, s) for v, s in zip(y, sums, strict=True)]
-
-            sums = loop(builder, first, last, [rows.zero] * rows.count, body)
-            start = [builder.select(has_base, v, rows.zero) for v in rows.load(base)]
             scales = rows.splat(scale)
-            rows.store([rows.fma(s, scales, v) for s, v in zip(sums, start, strict=True)], out)
 
-        _for_each_count(builder, dtype, count, emit)
+            def add(e, number, sums):
+                numbers = [builder.add(e, ir.Constant(_I64, k)) for k in range(number)]
+                places = numbers if is_in_order else rows.indices_at(order, e, number)
+                for index, place in zip(rows.indices_at(indices, e, number), places, strict=True):
+                    y = rows.load(builder.add(dense, builder.mul(index, stride)))
+                    weight = rows.splat(rows.scalar_at(weights, place))
+                    sums = [rows.fma(v, weight, s) for v, s in zip(y, sums, strict=True)]
+                return sums
+
+            def row(i, begin, end):
+                is_empty = builder.icmp_signed("==", begin, end)
+                with builder.if_then(builder.not_(builder.and_(is_in_place, is_empty))):
+                    sums = _by_fours(builder, begin, end, [rows.zero] * rows.count, add)
+                    here = builder.add(out, builder.mul(i, out_stride))
+                    there = builder.add(base, builder.mul(i, base_stride))
+                    start = rows.load(builder.select(has_base, there, here))
+                    start = [builder.select(has_base, v, rows.zero) for v in start]
+                    rows.store([rows.fma(s, scales, v) for s, v in zip(sums, start, strict=True)], here)
+
+            _for_each_row(builder, starts, first, last, rows, row)
+
+        _for_each_count(builder, dtype, count, MOST, emit)
         return context.get_dummy_value()
 
     number = types.int64
-    numbers = [number, number, order, number, number, indices, number, number]
-    return types.void(like, *numbers, dtype, types.boolean, number, number), codegen
+    vectors = [number, number, order, number, number, starts, indices]
+    return types.void(like, *vectors, number, number, dtype, *[number] * 4), codegen

@@ -18,10 +18,7 @@ from fastdmf.kernels.cpu.compilation import compile_apart, entry_point, kernel
 from fastdmf.kernels.cpu.line_search import LineSearch, exact_step
 from fastdmf.kernels.cpu.tables import flat, is_set
 from fastdmf.kernels.cpu.verbs import compose, is_a, pull_back, residual, step_back
-
-# Slots of the vector of scalars that a trajectory carries from step to step.
-LOSS, GRADIENT_SQUARED, TIME, STEPS, MEAN_SQUARE = range(5)
-SLOTS = 5
+from fastdmf.kernels.flow_rules import GRADIENT_SQUARED, LOSS, MEAN_SQUARE, STEPS, TIME
 
 # Why `advance` returned.
 ALL_STEPS, HALTED, DIVERGED, CANCELLED = range(4)

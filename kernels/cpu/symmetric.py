@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastdmf.kernels.cpu.tables import place
-from fastdmf.kernels.cpu.verbs import NOWHERE, implements, look, pull_tied
+from fastdmf.kernels.cpu.verbs import NOWHERE, implements, look, look_along, pull_tied
 
 
 class Tied(NamedTuple):
@@ -46,7 +46,5 @@ def _curve(at, support, factors, direction, w_dot, out, cancel):
 @implements("expand", Tied)
 def _expand(at, support, factors, grads, powers, entries, cancel):
     u, g = place(factors, 0), place(grads, 0)
-    look(support, u, g, entries[0], False, cancel)
-    look(support, g, u, entries[0], True, cancel)
-    look(support, g, g, entries[1], False, cancel)
+    look_along(support, u, u, g, g, entries[0], entries[1], cancel)
     return 2

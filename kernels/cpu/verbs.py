@@ -6,9 +6,7 @@ function that implements one of its verbs is compiled for that type alone; and c
 a :class:`Model`, :class:`Support` or :class:`Operator` stands for whatever kind.
 """
 
-import functools
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numba
@@ -45,6 +43,7 @@ class Support(NamedTuple):
     """The entries of W that are looked at: addresses of the verbs and of what describes them."""
 
     look: int
+    look_along: int
     pull: int
     pull_tied: int
     at: int
@@ -67,7 +66,7 @@ class Operator(NamedTuple):
 
 _PLACE = numba.typeof(NOWHERE)
 #: Types of arguments: the handle of a support, a table, addresses of flags.
-SUPPORT, TABLE, FLAGS = numba.typeof(Support(0, 0, 0, 0)), types.int64[:, ::1], types.int64[::1]
+SUPPORT, TABLE, FLAGS = numba.typeof(Support(0, 0, 0, 0, 0)), types.int64[:, ::1], types.int64[::1]
 _LINES = types.int64[::1]
 _FLAG, _NUMBER, _REAL = types.boolean, types.int64, types.float64
 
@@ -104,21 +103,29 @@ class Bound:
         self._memory = np.array(_words(kind), dtype=np.int64)
         self.at: int = self._memory.ctypes.data
 
-    @cached_property
-    def _type(self) -> Any:
-        return numba.typeof(self._kind)
-
     def address(self, verb: str) -> int:
         """Where the machine code of a verb lies."""
-        return _address(verb, type(self._kind), self._type, self._dtype, self._parallel)
+        key = verb, type(self._kind), *map(_look_of, self._kind), self._dtype, self._parallel
+        if key not in _addresses:
+            kind_type, body = numba.typeof(self._kind), _bodies[verb, type(self._kind)]
+            wanted = _signatures[verb](self._dtype)
+            signature = wanted.return_type(types.CPointer(kind_type), *wanted.args)
+            has_parallel_loops = "prange" in body.__code__.co_names
+            _addresses[key] = compiled(body, signature, self._parallel and has_parallel_loops).address
+        return _addresses[key]
 
 
-@functools.cache
-def _address(verb: str, kind: type, kind_type: Any, dtype: Any, parallel: bool) -> int:
-    body, wanted = _bodies[verb, kind], _signatures[verb](dtype)
-    signature = wanted.return_type(types.CPointer(kind_type), *wanted.args)
-    has_parallel_loops = "prange" in body.__code__.co_names
-    return compiled(body, signature, parallel and has_parallel_loops).address
+#: Machine code of verbs, by what tells them apart.
+_addresses: dict[Any, int] = {}
+
+
+def _look_of(value: Any) -> Any:
+    """What of a value decides its type in Numba, which takes longer to find."""
+    if isinstance(value, tuple):
+        return type(value), *map(_look_of, value)
+    if isinstance(value, np.ndarray):
+        return value.dtype, value.ndim, value.flags.num
+    return type(value)
 
 
 def _words(value: Any) -> list[int]:
@@ -200,6 +207,12 @@ curve = declare("curve", lambda t: types.void(SUPPORT, TABLE, TABLE, t[::1], TAB
 #: look(support, left, right, w, is_added, cancel): w = [w +] the entries of L Rᵀ on the support, for the
 #: places of L and R.
 look = declare("look", lambda t: types.void(_PLACE, _PLACE, t[::1], _FLAG, FLAGS))
+
+#: look_along(support, left, right, left_move, right_move, linear, quadratic, cancel): the coefficients of ξ
+#: and ξ² of (L + ξ L')(R + ξ R')ᵀ on the support; moves are laid out as what they move.
+look_along = declare(
+    "look_along", lambda t: types.void(_PLACE, _PLACE, _PLACE, _PLACE, t[::1], t[::1], FLAGS)
+)
 
 #: pull(support, z, left, right, scale, base_left, base_right, out_left, out_right, cancel):
 #: out_left = base + scale Z R and out_right = base + scale Zᵀ L, for Z with the entries z on the support;

@@ -42,6 +42,14 @@ def _look(at, left, right, w, is_added, cancel):
     multiply(left, False, right, True, 1.0, 1.0 if is_added else 0.0, out, w)
 
 
+@implements("look_along", Whole)
+def _look_along(at, left, right, left_move, right_move, linear, quadratic, cancel):
+    once, twice = place_of(linear, at[0].n, at[0].p), place_of(quadratic, at[0].n, at[0].p)
+    multiply(left, False, right_move, True, 1.0, 0.0, once, linear)
+    multiply(left_move, False, right, True, 1.0, 1.0, once, linear)
+    multiply(left_move, False, right_move, True, 1.0, 0.0, twice, linear)
+
+
 @implements("pull", Whole)
 def _pull(at, z, left, right, scale, base_left, base_right, out_left, out_right, cancel):
     gradient = place_of(z, at[0].n, at[0].p)

@@ -1,6 +1,8 @@
 """A GPU, through CuPy: memory, matrix products and launches."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -12,52 +14,71 @@ _NULL = np.uint64(0)
 
 
 class CupyDevice:
-    """The current device of CuPy, and its current stream.
+    """The current device of CuPy and its current stream, on which all work goes, from whatever thread.
 
     Raises
     ------
     ValueError
-        If CuPy, a driver or a GPU is missing.
+        If CuPy, a library of CUDA, a driver or a GPU is missing.
     """
 
     def __init__(self) -> None:
-        try:
-            import cupy
-        except ImportError:
-            raise ValueError(
-                "device 'cuda' needs CuPy, which is not installed: pip install cupy-cuda12x, or cupy-cuda13x "
-                "for CUDA 13"
-            ) from None
-        if not cupy.cuda.is_available():
-            raise ValueError("device 'cuda' needs an NVIDIA GPU and its driver, but CuPy finds none")
-        import cupy.cublas
+        self._cupy = cupy = _cupy_with_a_gpu()
+        self._device, self._stream = cupy.cuda.Device(), cupy.cuda.get_current_stream()
+        self.name = cupy.cuda.runtime.getDeviceProperties(self._device.id)["name"].decode()
 
-        self._cupy = cupy
-        self.name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+    @contextmanager
+    def _here(self) -> Iterator[None]:
+        """What is current is a setting of each thread, and stretches of a run may change threads."""
+        with self._device, self._stream:
+            yield
+
+    @contextmanager
+    def _allocating(self, wanted: int) -> Iterator[None]:
+        try:
+            with self._here():
+                yield
+        except MemoryError:
+            with self._here():
+                free, total = self._cupy.cuda.runtime.memGetInfo()
+            raise MemoryError(
+                f"the memory of {self.name} is full: {wanted} bytes were asked for, and {free} of {total} "
+                "are free; use fewer runs at a time, smaller widths or dtype='float32'"
+            ) from None
 
     def empty(self, shape: Sequence[int], dtype: np.dtype) -> Any:
-        """An uninitialized array."""
-        return self._cupy.empty(tuple(shape), dtype)
+        """An uninitialized array; MemoryError where there is no room for it."""
+        with self._allocating(math.prod(shape) * dtype.itemsize):
+            return self._cupy.empty(tuple(shape), dtype)
 
     def put(self, array: np.ndarray) -> Any:
-        """A copy on the device."""
-        return self._cupy.array(array, order="C")
+        """A copy on the device; MemoryError where there is no room for it."""
+        with self._allocating(array.nbytes):
+            return self._cupy.array(array, order="C")
 
     def copy(self, array: np.ndarray, into: Any) -> None:
         """Copy an array to one on the device."""
-        into.set(np.ascontiguousarray(array))
+        with self._here():
+            into.set(np.ascontiguousarray(array))
 
     def get(self, array: Any) -> np.ndarray:
         """A copy in host memory, once everything queued before has been done."""
-        return self._cupy.asnumpy(array)
+        with self._here():
+            return self._cupy.asnumpy(array)
+
+    def address(self, array: Any) -> int:
+        """Where an array lies."""
+        return array.data.ptr
 
     def multiply(self, a: Any, b: Any, out: Any) -> None:
         """out = a b by cuBLAS, for C-contiguous matrices of which a and b may be transposed: no copies."""
-        self._cupy.cublas.gemm("N", "N", a, b, out=out)
+        with self._here():
+            self._cupy.cublas.gemm("N", "N", a, b, out=out)
 
     def load(self, dtype: np.dtype) -> Callable[..., None]:
         """A function (kernel, grid, *arguments) that queues a launch, for factors of a type."""
-        kernels = _kernels(self._cupy.cuda.Device().id, dtype, sources.source())
+        with self._here():
+            kernels = _kernels(self._device.id, dtype, sources.source())
         numbers = sources.number_types(dtype)
 
         def launch(name: str, grid: tuple[int, ...], *arguments: Any) -> None:
@@ -65,9 +86,37 @@ class CupyDevice:
                 numbers[kind](x) if kind in numbers else _NULL if x is None else x
                 for kind, x in zip(sources.KERNELS[name], arguments, strict=True)
             )
-            kernels[name](grid, (sources.BLOCK,), given)
+            with self._here():
+                kernels[name](grid, (sources.BLOCK,), given)
 
         return launch
+
+
+def _cupy_with_a_gpu() -> Any:
+    """CuPy, if it and all that it needs is there."""
+    try:
+        import cupy
+    except ImportError:
+        raise ValueError(
+            "device 'cuda' needs CuPy, which is not installed: pip install 'cupy-cuda13x[ctk]', or "
+            "cupy-cuda12x for CUDA 12"
+        ) from None
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise ValueError(
+            f"device 'cuda' needs an NVIDIA GPU and its driver, but CuPy finds none: {error}"
+        ) from None
+    if count == 0:
+        raise ValueError("device 'cuda' needs an NVIDIA GPU, but its driver finds none")
+    try:
+        import cupy.cublas
+    except ImportError as error:
+        raise ValueError(
+            "device 'cuda' needs CUDA's libraries, which CuPy does not find: pip install "
+            f"'cupy-cuda13x[ctk]', or the CUDA toolkit ({str(error).splitlines()[0]})"
+        ) from None
+    return cupy
 
 
 @cache

@@ -6,12 +6,16 @@ from pathlib import Path
 import numpy as np
 
 #: Threads of a block and lanes of a warp, as in ``common.cuh``.
-BLOCK, WARP = 256, 32
+BLOCK, WARP, SHARE = 256, 32, 8
 WARPS = BLOCK // WARP
 
 #: Slots of a trajectory's state on the device, as in ``common.cuh``; the first five are those of the CPU.
 LOSS, GRADIENT_SQUARED, TIME, STEPS, MEAN_SQUARE, STEP, NEXT_MEAN_SQUARE, EVENT, TAKEN = range(9)
 SLOTS, SLOTS_KEPT = 9, 5
+
+#: Most rows and columns of a trial that a block can move, and how much it is told of each matrix and of each
+#: trial, as in ``lockstep.cu``.
+LARGEST, PLANNED, ORDERS = 64, 5, 5
 
 #: Kernels by name, with the types of what they take: R, I, L, D point to real, int, long long, double, and
 #: r, i, l, d are such numbers.  ``real`` is the type of the factors.
@@ -23,9 +27,16 @@ KERNELS = {
     "squares": "RllDD",
     "pace": "DidddD",
     "settle": "DidDiiDidD",
+    "entry_residual": "RRrllDRD",
+    "sparse_residual": "LIRRRriiDRD",
+    "sparse_adjoint": "LIRRlDR",
+    "pack": "RiDR",
+    "dense_residual": "RlRRriiDRD",
+    "sum_slots": "RiiiirDR",
+    "advance_each": "LIiiiIIRiLIIididddrDDD",
 }
 
-_FILES = ("common.cuh", "completion.cu", "stepping.cu")
+_FILES = ("common.cuh", "completion.cu", "sensing.cu", "stepping.cu", "lockstep.cu")
 _INCLUDE = '#include "common.cuh"\n'
 
 #: Partial sums that one block has to add up afterwards: enough blocks for any device, and no more.

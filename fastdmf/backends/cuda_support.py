@@ -1,0 +1,140 @@
+"""The entries of W that are looked at, on a CUDA device: W = L Rᵀ there, and back to gradients in L and R."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from fastdmf._checks import Array
+from fastdmf.backends.cuda_device import Device
+from fastdmf.backends.layout import compressed_rows, refuse_overflow
+from fastdmf.kernels.cuda.sources import WARP, WARPS, share
+
+#: L and R of W = L Rᵀ; twice U for UUᵀ.
+Ends = tuple[Any, Any]
+
+
+class Support(Protocol):
+    """Entries of W, from L and R and back."""
+
+    size: int  #: How many they are.
+
+    def sample(self, ends: Ends, state: Any, w: Any) -> None:
+        """W on the support."""
+        ...
+
+    def pull(self, ends: Ends, z: Any, state: Any, out: list[Any]) -> None:
+        """The gradients in L and R, or in U, from that on the support."""
+        ...
+
+
+class Lists(NamedTuple):
+    """Entries by the row that owns their sum: where rows start, the row to gather, and the entry's number."""
+
+    starts: Any
+    index: Any
+    order: Any
+
+
+def lists_of(rows: Array, cols: Array, shape: tuple[int, int], tied: bool) -> list[Lists]:
+    """The sums that make up the gradient: Z R and Zᵀ L, or the one of (Z + Zᵀ) U."""
+    number = np.arange(rows.size, dtype=np.int32)
+    if not tied:
+        return [_list_of(rows, cols, number, shape[0]), _list_of(cols, rows, number, shape[1])]
+    both = np.concatenate((rows, cols)), np.concatenate((cols, rows))
+    return [_list_of(*both, np.tile(number, 2), shape[0])]
+
+
+def _list_of(owner: Array, other: Array, number: Array, size: int) -> Lists:
+    order = np.argsort(owner, kind="stable")
+    return Lists(compressed_rows(owner, size), other[order], number[order])
+
+
+def row_by_row(rows: Array, cols: Array, values: Array, shape: tuple[int, int]) -> tuple[Array, Array, Array]:
+    """Entries in the order of their places, with places in the type that kernels take."""
+    order = np.argsort(rows.astype(np.int64) * shape[1] + cols)  # n p may exceed 2³¹
+    return rows[order].astype(np.int32), cols[order].astype(np.int32), values[order]
+
+
+def converted(values: Array, dtype: np.dtype) -> Array:
+    """Numbers of a problem in the type of the factors."""
+    with np.errstate(over="ignore"):
+        result = values.astype(dtype)
+    refuse_overflow(result, values)
+    return result
+
+
+class Sampling(NamedTuple):
+    """Places of entries on the device, shared among blocks."""
+
+    rows: Any
+    cols: Any
+    per_warp: int
+    blocks: int
+
+    @classmethod
+    def of(cls, device: Device, rows: Array, cols: Array) -> "Sampling":
+        """Copies on the device."""
+        return cls(device.put(rows), device.put(cols), *share(rows.size, WARPS))
+
+
+class Entries:
+    """Some entries of W, which is never multiplied out."""
+
+    def __init__(
+        self,
+        device: Device,
+        launch: Callable[..., None],
+        rows: Array,
+        cols: Array,
+        shape: tuple[int, int],
+        width: int,
+        tied: bool,
+    ) -> None:
+        self.size, self.width, self._shape, self._launch = rows.size, width, shape, launch
+        self.sampling = Sampling.of(device, rows, cols)
+        self._lists = [Lists(*map(device.put, one)) for one in lists_of(rows, cols, shape, tied)]
+
+    def sample(self, ends: Ends, state: Any, w: Any) -> None:
+        """W on the support."""
+        self.compare(ends, self.sampling, None, 1.0, state, w, None)
+
+    def compare(
+        self, ends: Ends, sampling: Sampling, values: Any, scale: float, state: Any, z: Any, sums: Any
+    ) -> None:
+        """z = ``scale`` (W − y) on the entries of a sampling, and partial sums of (W − y)² if asked for."""
+        self._launch(
+            "sampled_residual", (sampling.blocks,), *ends, sampling.rows, sampling.cols, values, scale,
+            z.size, self.width, sampling.per_warp, state, z, sums,
+        )  # fmt: skip
+
+    def sides(self, ends: Ends) -> list[tuple[tuple[int, int], tuple[Any, ...]]]:
+        """The grids and first arguments of the sums that make up the gradient: in L and in R, or in U."""
+        others = ends[::-1] if len(self._lists) == 2 else ends[:1]
+        return [
+            ((-(-rows // WARPS), -(-self.width // WARP)), (*lists, dense, rows))
+            for lists, dense, rows in zip(self._lists, others, self._shape, strict=False)
+        ]
+
+    def pull(self, ends: Ends, z: Any, state: Any, out: list[Any]) -> None:
+        """The gradients in L and R, or in U."""
+        for (grid, (*lists, dense, rows)), into in zip(self.sides(ends), out, strict=True):
+            self._launch("gather", grid, *lists, z, dense, rows, self.width, state, into)
+
+
+class Whole:
+    """All of W, multiplied out.  For UUᵀ only symmetric gradients are pulled back, and count once."""
+
+    def __init__(self, device: Device, shape: tuple[int, int], tied: bool) -> None:
+        self.size, self._shape, self._tied, self._device = shape[0] * shape[1], shape, tied, device
+
+    def sample(self, ends: Ends, state: Any, w: Any) -> None:
+        """W, row by row."""
+        self._device.multiply(ends[0], ends[1].T, w.reshape(self._shape))
+
+    def pull(self, ends: Ends, z: Any, state: Any, out: list[Any]) -> None:
+        """Z R and Zᵀ L, or Z U with the Z + Zᵀ of a gradient for Z."""
+        z = z.reshape(self._shape)
+        self._device.multiply(z, ends[1], out[0])
+        if not self._tied:
+            self._device.multiply(z.T, ends[0], out[1])
