@@ -40,7 +40,7 @@ def going(**slots):
 class Observed:
     """A support with an empty row and an empty column, factors, values, and residuals."""
 
-    def __init__(self, dtype, n=21, p=19, width=37, entries=150):
+    def __init__(self, dtype, n=13, p=11, width=37, entries=90):
         rng = np.random.default_rng(1)
         self.dtype, self.n, self.p, self.width = dtype, n, p, width
         places = rng.choice((n - 1) * (p - 1), entries, replace=False)
@@ -63,7 +63,7 @@ def grid_of(rows, width):
     return -(-rows // WARPS), -(-width // WARP)
 
 
-def sampled_residual(launch, dtype, per_warp=3):
+def sampled_residual(launch, dtype, per_warp=4):
     o = Observed(dtype)
     size = o.values.size
     blocks = -(-size // (WARPS * per_warp))
@@ -104,7 +104,7 @@ def gather_step(launch, dtype):
     return {"plain": (plain, base - 0.5 * g), "new": (new, v), "moved": (moved, base - 0.5 * v)}
 
 
-def descend(launch, dtype, size=777):
+def descend(launch, dtype, size=300):
     rng = np.random.default_rng(3)
     g, velocity, base = (rng.standard_normal(size).astype(dtype) for _ in "gvb")
     plain, moved, new = (filled(size, dtype) for _ in "pmn")
@@ -180,7 +180,7 @@ class Trials:
     """Two trials of a completion by W = (M₁ M₂)(M₃ M₄)ᵀ or UUᵀ, in homes as ``lockstep.cu`` has them."""
 
     def __init__(self, dtype, tied, momentum):
-        o = Observed(dtype, 21, 21 if tied else 19, 10)
+        o = Observed(dtype, 21, 21 if tied else 19, 10, 150)
         rng = np.random.default_rng(7)
         chains = [[(21, 10)]] if tied else [[(21, 12), (12, 10)], [(19, 33), (33, 10)]]
         self.shapes = [shape for chain in chains for shape in chain]
@@ -244,38 +244,42 @@ class Trials:
 
 
 def advance_each(launch, dtype):
-    out, scale, pairs = {}, 0.02, np.array([(0.0, np.inf), (1e9, 1e9), (0.0, 0.0)])
-    for name, (tied, momentum, lr, alpha) in {
-        "chains": (False, 0.0, 0.3, None), "tied": (True, 0.9, 0.1, None), "paced": (False, 0.0, 0.1, 0.9),
-    }.items():  # fmt: skip
+    out, scale, pairs = {}, 0.02, np.array([(0.0, np.inf), (1e9, np.inf), (0.0, 0.0), (1e9, 1e9)])
+    for name, (tied, momentum, lr, alpha, norm) in {
+        "chains": (False, 0.0, 0.3, None, False),
+        "tied": (True, 0.9, 0.1, None, True),
+        "paced": (False, 0.0, 0.1, 0.9, False),
+        "paced and watched": (True, 0.0, 0.1, 0.9, True),
+    }.items():
         t = Trials(dtype, tied, momentum)
         o, s = t.observed, t.size
         addresses = np.array([home.ctypes.data for home in t.homes])
         states = np.stack([going(STEPS=3.0, TIME=2.0, MEAN_SQUARE=0.5) for _ in t.homes])
         # The first goes on to its last step, the second halts at its first one.
-        orders = np.array([(5.0, np.inf, 2, 1, 1), (4.0, np.inf, 0, 2, 1)])
+        orders = np.array([(3.0, np.inf, 2 * norm, 1, norm), (4.0, np.inf, 2 * norm, 2, norm)])
         launch(
             "advance_each", (2,), addresses, t.plan, t.left, t.right, s, o.rows, o.cols, o.values,
             o.values.size, *t.lists, t.owners, scale, int(alpha is not None), lr, alpha or 0.0, 1e-4,
             momentum, orders, pairs, states,
         )  # fmt: skip
-        for k, (home, steps) in enumerate(zip(t.homes, (5, 1), strict=True)):
+        for k, (home, steps) in enumerate(zip(t.homes, (3, 1), strict=True)):
             point, gradient, velocity, state = t.expected(k, steps, scale, lr, alpha)
             out[f"{name} point {k}"] = home[:s], point
-            out[f"{name} gradient {k}"] = home[2 * s : 3 * s], gradient
+            if norm:
+                out[f"{name} gradient {k}"] = home[2 * s : 3 * s], gradient
+                out[f"{name} norm {k}"] = states[k, [GRADIENT_SQUARED]], np.array([np.sum(gradient**2)])
             if momentum:
                 out[f"{name} velocity {k}"] = home[3 * s : 4 * s], velocity
             kept = [LOSS, TIME, STEPS]
             out[f"{name} state {k}"] = states[k, kept], state[kept]
-            out[f"{name} norm {k}"] = states[k, [GRADIENT_SQUARED]], np.array([np.sum(gradient**2)])
             out[f"{name} end {k}"] = states[k, [EVENT, TAKEN]], np.array([float(k), steps])
     return out
 
 
 class Measured:
-    """Sparse measurements, one of which and one entry of which are empty, of 140 entries."""
+    """Sparse measurements, one of which and one entry of which are empty."""
 
-    def __init__(self, dtype, m=45, size=140):
+    def __init__(self, dtype, m=37, size=70):
         rng = np.random.default_rng(8)
         self.a = rng.standard_normal((m, size)) * (rng.random((m, size)) < 0.2)
         self.a[7] = self.a[:, 11] = 0.0
@@ -292,11 +296,11 @@ def entry_residual(launch, dtype):
     y = np.resize(o.y, o.w.size)
     out = {}
     for name, values in (("compared", y), ("linear", None)):
-        z, partials = filled(o.w.size, dtype), filled(3, float)
-        launch("entry_residual", (3,), o.w, values, 0.25, o.w.size, 64, going(), z, partials)
+        z, partials = filled(o.w.size, dtype), filled(2, float)
+        launch("entry_residual", (2,), o.w, values, 0.25, o.w.size, 64, going(), z, partials)
         r = o.w.astype(float) - (0 if values is None else y)
         out[f"{name} z"] = z, 0.25 * r
-        out[f"{name} partials"] = partials, np.add.reduceat(r**2, [0, 64, 128])
+        out[f"{name} partials"] = partials, np.add.reduceat(r**2, [0, 64])
     return out
 
 
@@ -321,7 +325,7 @@ def sparse_adjoint(launch, dtype):
     return {"out": (out, o.a.astype(float).T @ o.y)}
 
 
-def pack(launch, dtype, n=5):
+def pack(launch, dtype, n=4):
     w = np.random.default_rng(9).standard_normal((n, n)).astype(dtype)
     out = filled(n * (n + 1) // 2, dtype)
     launch("pack", (1, n), w, n, going(), out)
@@ -358,7 +362,7 @@ def dense_residual(launch, dtype, m=22, width=301, per_block=8):
 def sum_slots(launch, dtype, count=19):
     rng = np.random.default_rng(11)
     results = {}
-    for name, n, p, width in (("full", 2, 37, 74), ("packed", 6, 6, 21)):
+    for name, n, p, width in (("full", 2, 33, 66), ("packed", 4, 4, 10)):
         slots, out = rng.standard_normal((count, width)).astype(dtype), filled((n, p), dtype)
         is_packed = name == "packed"
         launch("sum_slots", (-(-p // WARP), n), slots, count, n, p, int(is_packed), 2.0, going(), out)

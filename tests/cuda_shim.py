@@ -20,7 +20,10 @@ CXX = shutil.which(os.environ.get("CXX", "g++"))
 MISSING = (
     "needs x86-64" if platform.machine() != "x86_64" else "" if CXX else "needs a C++ compiler, g++ or $CXX"
 )
-_FOLDER = tempfile.TemporaryDirectory(prefix="fastdmf-shim-")
+_OWN = tempfile.TemporaryDirectory(prefix="fastdmf-shim-")
+#: Where libraries are built; a process may share it with those that it starts.
+FOLDER = Path(os.environ.get("FASTDMF_SHIM_FOLDER", _OWN.name))
+_FLAGS = ("-std=c++20", "-g", "-fPIC", "-ffp-contract=off", f"-I{HERE}")
 SANITIZERS = {
     "": ("-O2",),
     "asan": ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-DSHIM_ASAN"),
@@ -31,19 +34,26 @@ SANITIZERS = {
 @functools.cache
 def build(code, real, sanitizer=""):
     """A shared library of kernels, in C++, for one type of factors."""
-    where = Path(_FOLDER.name) / hashlib.sha256(f"{code} {real} {sanitizer}".encode()).hexdigest()[:16]
-    flags = ["-std=c++20", "-g", "-fPIC", "-ffp-contract=off", f"-I{HERE}", *SANITIZERS[sanitizer]]
+    where = FOLDER / hashlib.sha256(f"{code} {real} {sanitizer}".encode()).hexdigest()[:16]
+    flags = [*_FLAGS, *SANITIZERS[sanitizer]]
     exports = "".join(f"SHIM_EXPORT({name})\n" for name in sources.KERNELS)
     where.with_suffix(".cpp").write_text(f'#include "cuda_shim.h"\n#line 1 "kernels"\n{code}\n{exports}')
-    plain = [flag for flag in flags if not flag.startswith(("-fsanitize", "-fno-sanitize"))]
-    parts = {
-        where.with_suffix(".o"): [*flags, "-Wall", "-Werror", f"-DREAL={real}", where.with_suffix(".cpp")],
-        where.with_suffix(".shim.o"): [*plain, "-Wall", "-Werror", HERE / "cuda_shim.cpp"],
-    }
-    for made, how in parts.items():
-        compile_with(*how, "-c", "-o", made)
+    made = where.with_suffix(".o")
+    compile_with(*flags, "-Wall", "-Werror", f"-DREAL={real}", where.with_suffix(".cpp"), "-c", "-o", made)
+    parts = made, _scheduler(sanitizer)
     compile_with(*flags, "-shared", *parts, "-o", where.with_suffix(".so"))
     return where.with_suffix(".so")
+
+
+def _scheduler(sanitizer):
+    """What runs the threads, without sanitizers but told of them."""
+    made = FOLDER / f"scheduler-{sanitizer}.o"
+    if not made.exists():
+        flags = [
+            flag for flag in SANITIZERS[sanitizer] if not flag.startswith(("-fsanitize", "-fno-sanitize"))
+        ]
+        compile_with(*_FLAGS, *flags, "-Wall", "-Werror", HERE / "cuda_shim.cpp", "-c", "-o", made)
+    return made
 
 
 def compile_with(*arguments):

@@ -101,7 +101,7 @@ def sanitized(tmp_path, sanitizer, code, dtype="float64", kernels=tuple(cuda_cas
     if not all(Path(p).is_absolute() for p in paths):
         pytest.skip(f"the compiler has no {', '.join(libraries)}")
     environment = os.environ | {
-        "LD_PRELOAD": " ".join(paths), "PYTHONPATH": str(ROOT),
+        "LD_PRELOAD": " ".join(paths), "PYTHONPATH": str(ROOT), "FASTDMF_SHIM_FOLDER": str(cuda_shim.FOLDER),
         "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1",
         "TSAN_OPTIONS": "halt_on_error=1 exitcode=66", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
     }  # fmt: skip

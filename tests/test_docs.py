@@ -1,7 +1,7 @@
 """Every example that the documentation shows does what it says."""
 
 import doctest
-import importlib
+import importlib.util
 import pkgutil
 import re
 from pathlib import Path
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import fastdmf as dmf
+from fastdmf.kernels.cuda import sources
 
 ROOT = Path(__file__).parent.parent
 MODULES = [m.name for m in pkgutil.walk_packages(dmf.__path__, "fastdmf.") if m.name != "fastdmf.__main__"]
@@ -39,3 +40,20 @@ def test_examples_in_the_readme(capsys):
 def test_every_public_name_is_documented():
     for name in dmf.__all__:
         assert name == "__version__" or (getattr(dmf, name).__doc__ or "").strip(), name
+
+
+def test_the_page_on_cuda_has_the_counts_that_stand_beside_the_kernels():
+    spec = importlib.util.spec_from_file_location("cuda_table", ROOT / "bench" / "cuda_table.py")
+    cuda_table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(cuda_table)
+    page = cuda_table.PAGE.read_text(encoding="utf-8")
+    assert cuda_table.BEGIN + "\n" + cuda_table.table() + "\n" + cuda_table.END in page
+    assert {row.kernel for row in cuda_table.rows()} == set(sources.KERNELS)
+    # Formulas are read as they are meant.
+    sizes = {"S": 3.0, "width": 5.0, "n": 7.0}
+    assert (
+        cuda_table.value("S (2 width b + 8) + 3 n² b / 2", sizes, 4) == 3 * (2 * 5 * 4 + 8) + 3 * 49 * 4 / 2
+    )
+    times = {row.kernel: cuda_table.microseconds(row, 4) for row in cuda_table.rows()}
+    step = times["sampled_residual"] + 2 * times["gather_step"]
+    assert f"{step / 1e3:.1f} ms for a step on 10⁷ entries" in (ROOT / "README.md").read_text(encoding="utf8")

@@ -14,7 +14,6 @@ from fastdmf.kernels.cpu.stepping import (
     HALTED,
     LOSS,
     MEAN_SQUARE,
-    SLOTS,
     STEPS,
     TIME,
     FixedStep,
@@ -25,6 +24,7 @@ from fastdmf.kernels.cpu.stepping import (
 )
 from fastdmf.kernels.cpu.tables import is_set, vector_at
 from fastdmf.kernels.cpu.verbs import Model, compose, is_a, residuals
+from fastdmf.kernels.flow_rules import SLOTS_OF_STEPS
 
 
 class Company(NamedTuple):
@@ -59,7 +59,7 @@ def _model_of(model, company, b):
 
 @kernel
 def _scalars_of(company, b):
-    return vector_at(company.scalars[b], SLOTS, company.before)
+    return vector_at(company.scalars[b], SLOTS_OF_STEPS, company.before)
 
 
 def _rule_of(rule, company, b):

@@ -4,8 +4,9 @@
 // on sizes alone, so that results are the same bits on every device and under every schedule.  Products
 // that are added are written as fma: nothing is left to the compiler's contraction.
 //
-// Counts stand beside each kernel: bytes that must move to or from memory at least, with b bytes in a real,
-// and flops, a multiply-add being two.  A time follows from the larger of bytes / bandwidth, flops / rate.
+// Counts stand beside each kernel: bytes to and from memory, if nothing is found in cache that was not read by
+// the same thread, with b bytes in a real; and flops, a multiply-add being two.  A time follows from the larger
+// of bytes / bandwidth, flops / rate: see docs/cuda.md.
 
 #ifndef REAL
 #define REAL double

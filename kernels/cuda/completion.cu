@@ -8,7 +8,7 @@
 //
 // Without values y is zero, and without partials no squares are summed: W is sampled.
 // A warp takes ``per_warp`` entries in a row, its lanes the columns; blocks are 1-D.
-// Bytes: S (2 width b + 8 + 2 b) at most, of which rows of L stay in cache;  flops: S (2 width + 4).
+// Bytes: S (2 width b + 8 + 2 b);  flops: S (2 width + 4).
 extern "C" __global__ void __launch_bounds__(BLOCK, 4) sampled_residual(
     const real* __restrict__ left, const real* __restrict__ right, const int* __restrict__ rows,
     const int* __restrict__ cols, const real* __restrict__ values, real scale, long long entries, int width,
@@ -68,7 +68,7 @@ __device__ __forceinline__ real gathered(
 // out = Z D, the gradient in one side of W.
 //
 // A warp takes a row and 32 columns: blocks are ⌈rows / WARPS⌉ × ⌈width / WARP⌉.
-// Bytes: S (width b + 8 + b) + rows (width b + 8);  flops: 2 S width, for a list of S entries.
+// Bytes: S (width b + 8 + b) + rows (width b + 8);  flops: 2 S width.  S is the length of the list.
 extern "C" __global__ void __launch_bounds__(BLOCK) gather(
     const long long* __restrict__ starts, const int* __restrict__ index, const int* __restrict__ order,
     const real* __restrict__ z, const real* __restrict__ dense, int rows, int width, const double* state,
@@ -83,7 +83,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK) gather(
 // The same, and the step of gradient descent at once: v' = μ v + Z D,  out = base − STEP v'.
 //
 // Without momentum (μ = 0) the velocities are not touched and may be null.  Blocks as for ``gather``.
-// Bytes: those of ``gather`` and rows width b (3 rows width b with momentum);  flops: 2 (S + 2 rows) width.
+// Bytes: S (width b + 8 + b) + rows (2 width b + 8);  flops: 2 (S + rows) width.  With momentum, 2 rows width b
+// and 2 rows width more.
 extern "C" __global__ void __launch_bounds__(BLOCK) gather_step(
     const long long* __restrict__ starts, const int* __restrict__ index, const int* __restrict__ order,
     const real* __restrict__ z, const real* __restrict__ dense, int rows, int width, const double* state,

@@ -40,7 +40,7 @@ struct Trial {
 
 // C = A B, with A (n × inner) and B (inner × p), whose next row and next column lie so many elements on.
 //
-// A thread has every 16th row and column.  Bytes: cached;  flops: 2 n inner p.
+// A thread has every 16th row and column.
 __device__ __forceinline__ void multiply(
     const real* a, int a_row, int a_col, const real* b, int b_row, int b_col, real* c, int n, int inner, int p) {
   const int i = threadIdx.x / TILE, j = threadIdx.x % TILE;
@@ -149,9 +149,8 @@ __device__ __forceinline__ void settle_in(const Trial& t, real momentum) {
 // A home holds point, next point, gradient, two velocities if there is momentum, z, and products along the
 // chains.  The step is lr, or that of GroupRMSprop if ``is_paced``.  With no steps to take, loss and gradient
 // are found.
-// Bytes: 4 size b (6 size b with momentum) and 9 slots per launch; all else stays in cache.
-// Flops, of each trial at each step: S (6 width + 4) + 2 size, 4 size with momentum and 2 size more for the
-// norm of the gradient, and 6 n inner p for each product along a chain.
+// A launch: Bytes: 4 size b;  a step of a trial: flops: S (6 width + 4) + 2 size.  With momentum, 2 size b and
+// 2 size more; 2 size more for the norm of the gradient, and 6 n inner p for each product along a chain.
 extern "C" __global__ void __launch_bounds__(BLOCK, 2) advance_each(
     const long long* homes, const int* __restrict__ plan, int left, int right, int size,
     const int* __restrict__ rows, const int* __restrict__ cols, const real* __restrict__ values, int entries,

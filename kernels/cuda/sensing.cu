@@ -69,7 +69,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) pack(
 // Both at once for a dense A, m × K: slots[b] = Σ z_i A_i and partials[b] = Σ (⟨A_i, w⟩ − y_i)², over the
 // ``per_block`` measurements of block b, with z_i = c (⟨A_i, w⟩ − y_i), which needs A_i alone.
 //
-// Bytes: m K b, and 2 blocks K b for the slots if these do not stay in cache;  flops: 4 m K.
+// Bytes: m K b + blocks K b;  flops: 4 m K.
 extern "C" __global__ void __launch_bounds__(BLOCK, 4) dense_residual(
     const real* __restrict__ a, long long width, const real* __restrict__ w, const real* __restrict__ values,
     real scale, int measurements, int per_block, const double* state, real* __restrict__ slots,

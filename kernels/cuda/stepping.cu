@@ -6,7 +6,7 @@
 // v' = μ v + g,  out = base − STEP v', from a gradient that is written out.
 //
 // Without momentum the velocities are not touched and may be null.  A thread takes an element.
-// Bytes: 3 size b (5 size b with momentum);  flops: 2 size (4 size).
+// Bytes: 3 size b;  flops: 2 size.  With momentum, 2 size b and 2 size more.
 extern "C" __global__ void __launch_bounds__(BLOCK) descend(
     const real* __restrict__ gradient, long long size, const double* state, real momentum,
     const real* __restrict__ velocity, real* __restrict__ new_velocity, const real* __restrict__ base,
@@ -74,7 +74,7 @@ __device__ __forceinline__ void arrive(
 // The step of GroupRMSprop.
 //
 // ``count`` partial sums of squares of the gradient; with none, GRADIENT_SQUARED is known already.
-// One block.  Bytes: 8 count.
+// One block.  Bytes: 8 count;  flops: count.
 extern "C" __global__ void __launch_bounds__(BLOCK) pace(
     const double* __restrict__ partials, int count, double lr, double alpha, double eps, double* state) {
   SHARED_ARRAY(double, slots, BLOCK);
@@ -88,7 +88,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) pace(
 // LOSS = weight Σ partials; with ``gradients`` > 0 partial sums of squares, GRADIENT_SQUARED as well; and what
 // follows, as for ``arrive``.
 //
-// One block.  Bytes: 8 (losses + gradients).
+// One block.  Bytes: 8 (losses + gradients);  flops: losses + gradients.
 extern "C" __global__ void __launch_bounds__(BLOCK) settle(
     const double* __restrict__ loss_partials, int losses, double weight,
     const double* __restrict__ gradient_partials, int gradients, int moved, const double* __restrict__ pairs,
