@@ -25,7 +25,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) combine(
 
 // Row ``factors`` k + j of ``partials``: Σ x² over factor j of set s_k, by block; factor j ends before ends[j].
 //
-// Blocks are so many a row × rows.  Bytes: size b a set;  flops: 2 size a set.
+// Blocks are so many a row × rows.  Bytes: sets size b;  flops: 2 sets size.
 extern "C" __global__ void __launch_bounds__(BLOCK) set_squares(
     const real* __restrict__ sets, long long size, const long long* __restrict__ ends, int factors, int s0,
     int s1, int s2, long long per_block, int blocks, const double* state, double* __restrict__ partials) {
@@ -43,7 +43,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) set_squares(
 
 // totals[r] = weight Σ of row r of ``partials``, one block a row of ``count`` numbers.
 //
-// Bytes: 8 count a row.
+// Bytes: 8 count;  flops: count.  So much for each row.
 extern "C" __global__ void __launch_bounds__(BLOCK) total(
     const double* __restrict__ partials, int count, double weight, const double* state,
     double* __restrict__ totals) {
