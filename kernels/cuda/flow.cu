@@ -56,7 +56,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) total(
 // Ẇ on the support as L and R move along L̇ and Ṙ: ẇ_e = ⟨L̇_i, R_j⟩ + ⟨L_i, Ṙ_j⟩.
 //
 // A warp takes ``per_warp`` entries in a row, its lanes the columns.
-// Bytes: S (4 width b + 8 + b) at most, of which rows of L and L̇ stay in cache;  flops: 4 S width.
+// Bytes: S (4 width b + 8 + b);  flops: 4 S width.  Of the bytes, rows of L and L̇ stay in cache.
 extern "C" __global__ void __launch_bounds__(BLOCK) sampled_change(
     const real* __restrict__ left, const real* __restrict__ right, const real* __restrict__ left_dot,
     const real* __restrict__ right_dot, const int* __restrict__ rows, const int* __restrict__ cols,
