@@ -12,11 +12,6 @@ from fastdmf.kernels.cpu.stepping import (
     CANCELLED,
     DIVERGED,
     HALTED,
-    LOSS,
-    MEAN_SQUARE,
-    SLOTS,
-    STEPS,
-    TIME,
     FixedStep,
     GroupRMS,
     is_met,
@@ -25,6 +20,7 @@ from fastdmf.kernels.cpu.stepping import (
 )
 from fastdmf.kernels.cpu.tables import is_set, vector_at
 from fastdmf.kernels.cpu.verbs import Model, compose, is_a, residuals
+from fastdmf.kernels.flow_rules import LOSS, MEAN_SQUARE, SLOTS_OF_STEPS, STEPS, TIME
 
 
 class Company(NamedTuple):
@@ -59,7 +55,7 @@ def _model_of(model, company, b):
 
 @kernel
 def _scalars_of(company, b):
-    return vector_at(company.scalars[b], SLOTS, company.before)
+    return vector_at(company.scalars[b], SLOTS_OF_STEPS, company.before)
 
 
 def _rule_of(rule, company, b):
