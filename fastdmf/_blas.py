@@ -1,4 +1,8 @@
-"""The number of BLAS threads, held while numbers are computed."""
+"""The number of BLAS threads, held while numbers are computed.
+
+Engine and judges share this module on purpose, though they share no numerics: it computes nothing, and an
+import contract keeps it so.
+"""
 
 import threading
 from collections.abc import Iterator

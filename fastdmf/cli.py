@@ -4,26 +4,33 @@ Commands check what they are given, call the library, print and save.  What does
 refused in one sentence on stderr, with exit status 2.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
 
 from fastdmf import cli_experiments
 from fastdmf._checks import output_file
-from fastdmf.checkpoint import Checkpoint
+from fastdmf.cli_choices import (
+    INITIALIZERS,
+    OPTIMIZERS,
+    checkpoint_of,
+    factorization_of,
+    initializer_of,
+    numbers,
+    optimizer_of,
+    problem_of,
+    record_of,
+    stop_of,
+)
 from fastdmf.console import refusals, shows
-from fastdmf.factorizations import Factorization, Product, Symmetric
-from fastdmf.initializers import Balanced, Gaussian, Identity, Orthogonal, Scaled, Uniform
-from fastdmf.optimizers import ExactLineSearch, GradientDescent, GradientFlow, GroupRMSprop, Optimizer
 from fastdmf.optimizers.gradient_flow import METHODS
 from fastdmf.problems import Completion
 from fastdmf.recording import Record
 from fastdmf.result import Result
-from fastdmf.stopping import GradientBelow, LossBelow, MaxSteps, Stalled, Status, Stop, TimeLimit
-
-T = TypeVar("T")
+from fastdmf.stopping import Status
+from fastdmf.storage import written_beside
 
 app = typer.Typer(
     name="fastdmf",
@@ -39,44 +46,7 @@ def main() -> None:
     app()
 
 
-#: Optimizers by name, and the options that belong to each.
-OPTIMIZERS: dict[str, tuple[type[Optimizer], tuple[str, ...]]] = {
-    "flow": (GradientFlow, ("rtol", "method", "check")),
-    "gd": (GradientDescent, ("lr", "momentum")),
-    "rmsprop": (GroupRMSprop, ("lr", "alpha", "eps")),
-    "line-search": (ExactLineSearch, ("max_step",)),
-}
-
-INITIALIZERS: dict[str, type[Scaled]] = {
-    "gaussian": Gaussian,
-    "uniform": Uniform,
-    "orthogonal": Orthogonal,
-    "identity": Identity,
-    "balanced": Balanced,
-}
-
 EXIT_STATUS = {Status.DIVERGED: 1, Status.INTERRUPTED: 130}
-
-
-def _made(option: str, make: Callable[..., T], *args: Any) -> T:
-    """``make(*args)``, whose refusal names the option."""
-    try:
-        return make(*args)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{option}: {error}") from None
-
-
-def _numbers(option: str, text: str) -> tuple[int, ...]:
-    """Integers separated by commas."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"{option} must be integers separated by commas, not {text!r}") from None
-
-
-def _option(name: str) -> str:
-    """The option that sets a parameter."""
-    return "--" + name.replace("_", "-")
 
 
 @app.command()
@@ -90,7 +60,7 @@ def demo(
     from fastdmf.demo import demo as demonstrate
 
     with refusals():
-        done = demonstrate(out, seed, _numbers("--depths", depths), progress=shows(progress))
+        done = demonstrate(out, seed, numbers("--depths", depths), progress=shows(progress))
     n, p = done.problem.shape
     typer.echo(f"{done.problem.values.size} entries of a planted {n} × {p} matrix W*, and W = W_N … W_1:\n")
     typer.echo(done.table())
@@ -246,24 +216,24 @@ def run(
         "eps": eps, "max_step": max_step,
     }  # fmt: skip
     with refusals():
-        problem = _problem(data, shape, test_fraction, split_seed, loss)
-        record = _record(metrics, record_every, per_decade)
+        problem = problem_of(data, shape, test_fraction, split_seed, loss)
+        record = record_of(metrics, record_every, per_decade)
         written = {"--checkpoint": checkpoint, "--out": out, "--trace": trace, "--plot": plot}
         _check_files(data, written)
         if plot is not None:
             _check_plot(plot, record, problem)
         result = follow(
             problem,
-            factorization=_factorization(depth, widths, symmetric, width),
-            init=_initializer(init, product_scale, std, seed),
-            optimizer=_optimizer(optimizer, parameters),
-            stop=_stop(stop_loss, max_steps, stop_gradient, time_limit, stalled),
+            factorization=factorization_of(depth, widths, symmetric, width),
+            init=initializer_of(init, product_scale, std, seed),
+            optimizer=optimizer_of(optimizer, parameters),
+            stop=stop_of(stop_loss, max_steps, stop_gradient, time_limit, stalled),
             record=record,
             seed=seed,
             dtype=dtype,
             threads=threads,
             progress=shows(progress),
-            checkpoint=_checkpoint(checkpoint, checkpoint_every),
+            checkpoint=checkpoint_of(checkpoint, checkpoint_every),
         )
         try:
             _save(result, out, trace, plot)
@@ -287,104 +257,13 @@ def info() -> None:
         typer.echo(f"{label:<{width}}  {text}")
 
 
-def _problem(
-    data: Path | None, shape: str | None, test_fraction: float, split_seed: int | None, loss: str
-) -> Completion:
-    if split_seed is not None and not test_fraction:
-        raise ValueError("--split-seed draws what --test-fraction holds out: give that too")
-    if data is None:
-        if shape is not None or test_fraction:
-            raise ValueError("--shape and --test-fraction belong to a file: give --data")
-        return Completion.random(loss=loss)
-    from fastdmf.readers import read_completion
-
-    sides = None if shape is None else _numbers("--shape", shape)
-    if sides is not None and len(sides) != 2:
-        raise ValueError(f"--shape must be two integers, N,P, not {shape!r}")
-    return read_completion(data, test_fraction, split_seed or 0, loss, sides)
-
-
-def _factorization(
-    depth: int | None, widths: str | None, symmetric: bool, width: int | None
-) -> Factorization:
-    if symmetric:
-        if depth is not None or widths is not None:
-            raise ValueError("--symmetric has a single factor U: leave out --depth and --widths")
-        return _made("--width", Symmetric, width)
-    if width is not None:
-        raise ValueError("--width is the width of U: give --symmetric, or --widths for a product")
-    if widths is None:
-        return _made("--depth", Product, 2 if depth is None else depth)
-    hidden = _numbers("--widths", widths)
-    return _made("--widths", Product, len(hidden) + 1 if depth is None else depth, hidden)
-
-
-def _initializer(name: str, product_scale: float | None, std: float | None, seed: int | None) -> Scaled:
-    if name not in INITIALIZERS:
-        raise ValueError(f"--init must be one of {', '.join(INITIALIZERS)}, not {name!r}")
-    init = INITIALIZERS[name](product_scale, std)
-    if seed is not None and not init.is_random:
-        raise ValueError(f"--init {name} draws nothing: leave out --seed")
-    return init
-
-
-def _optimizer(name: str | None, parameters: Mapping[str, float | str | None]) -> Optimizer | None:
-    """The optimizer; None for the default of the library."""
-    given = {key: value for key, value in parameters.items() if value is not None}
-    if name is None:
-        if not given:
-            return None
-        name = "gd" if "lr" in given else "flow" if given.keys() <= {"rtol", "method", "check"} else ""
-    elif name not in OPTIMIZERS:
-        raise ValueError(f"--optimizer must be one of {', '.join(OPTIMIZERS)}, not {name!r}")
-    for key in given:
-        owners = [other for other, (_, keys) in OPTIMIZERS.items() if key in keys]
-        if name not in owners:
-            instead = f", not {name}" if name else ": give that too"
-            raise ValueError(f"{_option(key)} belongs to --optimizer {' or '.join(owners)}{instead}")
-    if name == "gd" and "lr" not in given:
-        raise ValueError("--optimizer gd needs --lr")
-    kind, _ = OPTIMIZERS[name]
-    return _made(f"--optimizer {name}", lambda: kind(**given))
-
-
-def _stop(
-    loss: float,
-    steps: int,
-    gradient: float | None,
-    seconds: float | None,
-    patience: int | None,
-) -> Stop:
-    stop = _made("--stop-loss", LossBelow, loss) | _made("--max-steps", MaxSteps, steps)
-    if gradient is not None:
-        stop = stop | _made("--stop-gradient", GradientBelow, gradient)
-    if seconds is not None:
-        stop = stop | _made("--time-limit", TimeLimit, seconds)
-    if patience is not None:
-        stop = stop | _made("--stalled", Stalled, patience)
-    return stop
-
-
-def _record(metrics: str, every: int | None, per_decade: int | None) -> Record:
-    names = [name.strip() for name in metrics.split(",")]
-    return Record(every=every, per_decade=per_decade, metrics=names)
-
-
-def _checkpoint(path: Path | None, every_seconds: float | None) -> Checkpoint | None:
-    if path is None:
-        if every_seconds is not None:
-            raise ValueError("--checkpoint-every says how often --checkpoint is written: give that too")
-        return None
-    return _made("--checkpoint-every", Checkpoint, path, 60.0 if every_seconds is None else every_seconds)
-
-
 def _check_files(data: Path | None, written: Mapping[str, Path | None]) -> None:
     """Refuse, before hours are spent, files that cannot be written or that would overwrite one another."""
     seen = {} if data is None else {data.resolve(): "--data"}
     for option, path in written.items():
         if path is None:
             continue
-        if option != "--checkpoint":  # which is written only if the run is not finished, and checks itself
+        if option != "--checkpoint" or not path.is_file():  # a finished run may lie where nothing is written
             output_file(option, path)
         other = seen.setdefault(path.resolve(), option)
         if other != option:
@@ -409,9 +288,10 @@ def _check_plot(path: Path, record: Record, problem: Completion) -> None:
 def _save(result: Result, out: Path | None, trace: Path | None, plot: Path | None) -> None:
     if out is not None:
         result.save(out)
+    if trace is not None:
+        with written_beside(trace) as partial:
+            result.trace.to_netcdf(partial, engine="h5netcdf")
     if plot is not None:
         from fastdmf.plot import trace as draw
 
         draw(result).savefig(plot, dpi=200)
-    if trace is not None:
-        result.trace.to_netcdf(trace, engine="h5netcdf")

@@ -23,11 +23,17 @@ def reproduce(
         int | None, typer.Option(help="Number of problems; by default what --quick or --full have.")
     ] = None,
     optimizer: Annotated[
-        str, typer.Option(metavar="flow|paper", help="The gradient flow, or what the paper used.")
-    ] = "flow",
+        str | None,
+        typer.Option(metavar="flow|paper", help="The gradient flow, or what the paper used."),
+    ] = None,
     init: Annotated[
-        str, typer.Option(metavar="released|paper", help="The start of the released code, or of the text.")
-    ] = "released",
+        str | None,
+        typer.Option(metavar="released|paper", help="The start of the released code, or of the text."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The file u.data of MovieLens 100K; by default the one FASTDMF_ML_100K names."),
+    ] = None,
     progress: Annotated[bool | None, typer.Option(help="Show progress; by default on a terminal.")] = None,
 ) -> None:
     """Compute a figure of the papers, draw it, and test what the paper claims of it.
@@ -49,6 +55,7 @@ def reproduce(
                 seeds=seeds,
                 optimizer=optimizer,
                 init=init,
+                data=data,
                 progress=shows(progress),
             )
         except RuntimeError as error:

@@ -14,7 +14,7 @@ __all__ = ["SmallProblems", "movielens_100k", "small_sensing"]
 
 _ML_100K_URL = "https://files.grouplens.org/datasets/movielens/ml-100k/u.data"
 _ML_100K_SHA256 = "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490"
-_ML_100K_VARIABLE = "FASTDMF_ML_100K"
+ML_100K_VARIABLE = "FASTDMF_ML_100K"
 
 
 def movielens_100k(
@@ -67,7 +67,7 @@ def movielens_100k(
 
 
 def _locate(path: str | os.PathLike[str] | None) -> Path:
-    given = path or os.environ.get(_ML_100K_VARIABLE)
+    given = path or os.environ.get(ML_100K_VARIABLE)
     if given:
         file = Path(given)
         if not file.is_file():
@@ -81,5 +81,5 @@ def _locate(path: str | os.PathLike[str] | None) -> Path:
     except (requests.RequestException, OSError) as error:
         raise FileNotFoundError(
             f"MovieLens 100K could not be downloaded ({error}); fetch ml-100k from the GroupLens site and "
-            f"give the path of its u.data, or set {_ML_100K_VARIABLE}"
+            f"give the path of its u.data, or set {ML_100K_VARIABLE}"
         ) from error

@@ -30,6 +30,8 @@ class Result:
     ----------
     factors : list of ndarray
         [W_1, …, W_N] with W = W_N ⋯ W_1, or [U].
+    factorization : Product or Symmetric
+        What the factors stand for.
     loss : float
         Loss at the end, in the problem's normalization.
     test_error : float
@@ -81,12 +83,12 @@ class Result:
         """The recorded metrics as an xarray.Dataset over ``step``, with ``time`` and ``evaluations``."""
         import xarray as xr
 
-        def variable(name: str, values: Array) -> tuple[tuple[str, ...], Array]:
-            own = [f"{name}_{axis}" for axis in range(1, values.ndim)]
-            return ("step", *(["component"] if name == "singular_values" else own)), values
-
         coordinates = {name: ("step", self.records[name]) for name in ("step", "time", "evaluations")}
-        metrics = {name: variable(name, x) for name, x in self.records.items() if name not in coordinates}
+        metrics = {
+            name: (("step", *axes_of(name, x.ndim - 1)), x)
+            for name, x in self.records.items()
+            if name not in coordinates
+        }
         attributes = {**self.settings, "status": str(self.status), "fastdmf": __version__}
         return xr.Dataset(metrics, coords=coordinates, attrs=attributes)
 
@@ -145,6 +147,11 @@ class Result:
             },
             **{name: header[name] for name in _SCALARS},
         )
+
+
+def axes_of(name: str, ndim: int) -> list[str]:
+    """Names of the axes that a metric has beside ``step``."""
+    return ["component"] if name == "singular_values" else [f"{name}_{axis}" for axis in range(1, ndim + 1)]
 
 
 def _factorization_of(factors: list[Array], symmetric: bool) -> Factorization:

@@ -8,6 +8,7 @@ import numpy as np
 from fastdmf._checks import Array
 from fastdmf.backends import Trajectory
 from fastdmf.recording import NAMED, Record
+from fastdmf.result import axes_of
 
 #: Metrics that a trajectory knows without being copied into a State.
 _DIRECT = {
@@ -84,6 +85,11 @@ class Recorder:
         if array.dtype.kind not in "biufc":
             raise TypeError(f"the metric {name} must return numbers, not {value!r} at step {step}")
         column = self._columns[name]
+        if clash := self._columns.keys() & set(axes_of(name, array.ndim)):
+            raise ValueError(
+                f"an axis of the metric {name} is named {clash.pop()!r}, and so is a metric; rename one in a "
+                "mapping"
+            )
         if column and array.shape != np.shape(column[0]):
             raise ValueError(
                 f"the metric {name} has shape {array.shape} at step {step}, but {np.shape(column[0])} before"

@@ -50,7 +50,9 @@ def test_the_cache_is_used_and_never_stale(tmp_path):
 
     helper = package / "kernels" / "cpu" / "simd.py"  # a helper of entries_at, in another file
     source = helper.read_text()
-    start = "nothing = ir.Constant(totals.type, [0.0] * number)"  # what inner products are added to
+    start = (
+        "nothing = ir.Constant(numbers.type, [0.0] * numbers.type.count)"  # what inner products are added to
+    )
     assert source.count(start) == 1
     helper.write_text(source.replace(start, start.replace("0.0", "2.0")))
     assert call() == (5.0, 0, 1)

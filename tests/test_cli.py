@@ -198,6 +198,7 @@ def test_every_option_is_tested():
         (["--data", "data.txt"], "data.txt: unknown suffix '.txt'"),
         (["--out", "nowhere/r.npz"], "--out nowhere/r.npz cannot be written: there is no folder nowhere"),
         (["--trace", "."], "--trace . is a folder: name a file"),
+        (["--checkpoint", "nowhere/c.npz"], "--checkpoint nowhere/c.npz cannot be written"),
         (["--out", "a.npz", "--checkpoint", "a.npz"], "--checkpoint and --out are the same file"),
         (["--out", "a.png", "--plot", "./a.png"], "--out and --plot are the same file"),
         (["--plot", "a.txt"], "a.txt: the suffix must name a format of figures"),
@@ -275,8 +276,11 @@ def test_result_is_saved_and_summarized_even_if_another_output_fails(data, tmp_p
 
     monkeypatch.setattr("fastdmf.plot.trace", fail)
     out = tmp_path / "r.npz"
-    outcome = run("--data", data, "--max-steps", 5, "--out", out, "--plot", tmp_path / "p.png")
+    trace = tmp_path / "t.nc"
+    outputs = ["--out", out, "--trace", trace, "--plot", tmp_path / "p.png"]
+    outcome = run("--data", data, "--max-steps", 5, *outputs)
     assert outcome.exit_code == 2
+    assert trace.exists()
     assert outcome.stderr == "fastdmf: p.png: No space left on device\n"
     assert outcome.stdout == dmf.Result.load(out).summary() + "\n"
 

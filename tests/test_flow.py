@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 
 import numba
 import numpy as np
@@ -246,29 +247,53 @@ def test_cancelled_inside_a_step_it_stays_there(level):
 
 
 @pytest.mark.parametrize("method", ["rkc2", "dopri5"])
-def test_cancelled_again_and_again_it_takes_the_same_path(method):
-    """Whenever a flag is set, what was tried leaves nothing behind: here, and where it is taken up again."""
-    problem = dmf.Completion.random((120, 100), rank=4, observed=3000, seed=0)
-    loop = dmf.Loop(problem, dmf.Product(3), dmf.GradientFlow(method=method))
-    undisturbed = loop.start(dmf.Gaussian(product_scale=1e-2), seed=0)
-    undisturbed.advance(40)
-    rng, cancelled = np.random.default_rng(0), 0
-    trajectory = loop.start(dmf.Gaussian(product_scale=1e-2), seed=0)
-    while trajectory.step < 40:
-        trajectory.cancel[0] = 0
-        timer = threading.Timer(rng.uniform(0.0, 0.005), trajectory.cancel.fill, [1])
-        timer.start()
-        event = trajectory.advance(40 - trajectory.step)
-        timer.join()
-        cancelled += event == Event.CANCELLED
-        if rng.random() < 0.3:
-            kept = {name: array.copy() for name, array in trajectory.memory().items()}
-            trajectory = loop.engine.resume(trajectory.factors(), kept, trajectory.evaluations)
-    assert cancelled > 5
-    assert all(map(np.array_equal, trajectory.factors(), undisturbed.factors()))
-    assert (trajectory.loss, trajectory.time) == (undisturbed.loss, undisturbed.time)
-    assert trajectory.details() == undisturbed.details()
-    assert trajectory.evaluations == undisturbed.evaluations
+@pytest.mark.parametrize("is_taken_up_again", [False, True])
+@pytest.mark.parametrize("levels", [np.empty(0), np.logspace(0, -5, 60)], ids=["steps", "levels"])
+def test_cancelled_at_any_moment_it_goes_on_to_the_bit(levels, is_taken_up_again, method):
+    """In a step, while the Hessian's spectral radius is looked for, or a point inside a step."""
+    problem, steps = dmf.Completion.random(observed=2000, seed=0), 100
+    engine = bind(problem, dmf.Product(2), dmf.GradientFlow(method=method))
+    init = dmf.Gaussian(0.01).draw(dmf.Product(2), problem.shape, np.random.default_rng(5))
+
+    def course(gaps):
+        moving, points, cuts, over = [engine.start(init)], [], 0, threading.Event()
+
+        def cut():
+            for gap in gaps:
+                if over.wait(gap):
+                    return
+                moving[0].cancel[0] = 1
+
+        cutter = threading.Thread(target=cut)
+        cutter.start()
+        while (trajectory := moving[0]).step < steps or not trajectory.is_at_step:
+            halts = [(level, np.inf) for level in levels if level < trajectory.loss][:1]
+            event = trajectory.advance(max(steps - trajectory.step, 1), halts)
+            if event is Event.HALTED:
+                points.append((trajectory.step, trajectory.time, trajectory.loss))
+            if event is not Event.CANCELLED:
+                continue
+            cuts += 1
+            trajectory.cancel[0] = 0
+            if is_taken_up_again:
+                state = trajectory.state()
+                moving[0] = engine.resume(state.factors, state.memory, state.evaluations)
+        over.set()
+        cutter.join()
+        return moving[0].state(), points, cuts
+
+    course(())  # compiles
+    begin = time.perf_counter()
+    whole, expected, _ = course(())
+    seconds = time.perf_counter() - begin
+    all_cuts = 0
+    for seed in range(4):
+        end, points, cuts = course(np.random.default_rng(seed).random(20) * 0.08 * seconds)
+        all_cuts += cuts
+        assert points == expected
+        assert all(map(np.array_equal, end.factors, whole.factors))
+        assert end.evaluations == whole.evaluations
+    assert all_cuts > 10
 
 
 def test_the_loss_never_rises_and_balance_is_kept():

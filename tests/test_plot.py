@@ -272,6 +272,8 @@ def test_against_has_a_column_for_each_value(swept):
     assert [panel.get_title() for panel in figure.axes] == ["rank 5", "rank 10"]
     first, second = (panel.containers[1].lines[0].get_ydata() for panel in figure.axes)
     assert second == pytest.approx(2 * np.asarray(first))
+    low, high = figure.axes[0].get_ylim()  # which both panels share
+    assert low < 0.01 and high > 2 * 3.0
 
 
 def test_figures_of_datasets_refuse(swept):
@@ -283,6 +285,31 @@ def test_figures_of_datasets_refuse(swept):
         plot.singular_paths(swept)
     with pytest.raises(ValueError, match="lacks predicted, simulated"):
         plot.agreement(swept, panels="solution", hue="m")
+    with pytest.raises(ValueError, match="no dimension start; they have"):
+        plot.histogram(swept.error, hue="start", columns="m", label="x")
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plot.histogram(np.nan * swept.error, hue="solution", columns="m", label="x")
+
+
+def test_histogram_counts_everything_known():
+    rng = np.random.default_rng(0)
+    values = xr.DataArray(
+        rng.uniform(size=(2, 3, 100)), {"start": [1e-3, 1.0], "m": [2, 3, 4]}, ("start", "m", "k")
+    )
+    values[0, 1, :40] = np.nan
+    figure = plot.histogram(values, hue="start", columns="m", label="x")
+    assert [panel.get_title() for panel in figure.axes] == ["m 2", "m 3", "m 4"]
+    outlines = [[outline.get_data() for outline in panel.patches] for panel in figure.axes]
+    assert [[data.values.sum() for data in own] for own in outlines] == [[100, 100], [60, 100], [100, 100]]
+    assert outlines[0][0].edges[[0, -1]] == pytest.approx([float(values.min()), float(values.max())])
+
+
+def test_against_a_logarithmic_axis(swept):
+    figure = plot.against(swept, "m", ["error"], hue="solution", logarithmic=["m"])
+    (panel,) = figure.axes
+    assert (panel.get_xscale(), panel.get_yscale()) == ("log", "linear")
+    for bars in panel.containers:
+        assert data_of(bars.lines[0])[0] == pytest.approx([10, 20])  # nothing moved aside
 
 
 def test_singular_paths_end_when_all_have_settled():

@@ -227,6 +227,27 @@ def test_error_over_unobserved_entries_of_the_truth():
     assert p.test_error(w) == pytest.approx(expected, rel=1e-14)
 
 
+@pytest.mark.parametrize("held_out", [0, 20])
+def test_a_lifted_completion_is_the_same_in_its_upper_right_block(held_out):
+    p: Any = dmf.Completion.random(SHAPE, 3, 50, held_out=held_out, seed=7, loss="half_sum")
+    n, q = SHAPE
+    lifted = p.lifted()
+    assert (lifted.shape, lifted.loss) == ((n + q, n + q), "half_sum")
+    x = np.random.default_rng(7).standard_normal(lifted.shape)
+    np.testing.assert_array_equal(lifted.residual(x), p.residual(x[:n, n:]))
+    assert lifted.test_error(x) == pytest.approx(p.test_error(x[:n, n:]), rel=1e-14)
+
+
+def test_the_least_trace_of_a_lifted_completion_is_twice_the_least_nuclear_norm():
+    p = dmf.Completion.random((8, 6), 1, 30, seed=1)
+    best, lifted = (
+        dmf.reference.min_nuclear_norm(problem, psd=psd, tol=1e-8)
+        for problem, psd in ((p, False), (p.lifted(), True))
+    )
+    assert lifted.upper == pytest.approx(2.0 * best.upper, rel=1e-7)
+    np.testing.assert_allclose(lifted.matrix[:8, 8:], best.matrix, atol=1e-4)
+
+
 def test_error_over_all_entries_in_sensing():
     p = random_problem("gaussian")
     w = np.random.default_rng(7).standard_normal(SHAPE)

@@ -211,6 +211,13 @@ def test_missing_files(tmp_path, suffix):
         read_completion(tmp_path / f"nowhere.{suffix}")
 
 
+@pytest.mark.parametrize("values", [np.ones(3), np.ones((2, 1))])
+def test_arrays_that_do_not_fit_are_refused_before_some_are_held_out(write, values):
+    path = write("a.npz", {"rows": [0, 1], "cols": [1, 0], "values": values})
+    with pytest.raises(ValueError, match=r"a\.npz: rows, cols and values must be vectors of one length"):
+        read_completion(path, test_fraction=0.5)
+
+
 @pytest.mark.parametrize(("seed", "kind"), [(-1, ValueError), (1.5, TypeError), (True, TypeError)])
 def test_seeds_of_the_draw_are_checked(write, seed, kind):
     with pytest.raises(kind, match=f"seed must .* not {seed}"):

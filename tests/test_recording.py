@@ -171,6 +171,19 @@ def test_metrics_that_change_shape_are_refused_where_they_do():
     assert seen == [0, 10]
 
 
+@pytest.mark.parametrize(
+    ("metrics", "axis"),
+    [
+        ({"x": lambda state: np.zeros(3), "x_1": "loss"}, "x_1"),
+        ({"singular_values": "singular_values", "component": "loss"}, "component"),
+    ],
+)
+def test_axes_of_metrics_must_not_be_named_like_others(metrics, axis):
+    problem = dmf.Completion.random((6, 5), 1, 20)
+    with pytest.raises(ValueError, match=f"is named '{axis}', and so is a metric"):
+        dmf.run(problem, lr=0.1, record=dmf.Record(every=1, metrics=metrics), stop=dmf.MaxSteps(3))
+
+
 def test_metrics_that_are_no_numbers_are_refused():
     with pytest.raises(TypeError, match="nothing"):
         run(record=dmf.Record(metrics={"nothing": lambda state: None}))

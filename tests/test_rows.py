@@ -19,9 +19,8 @@ def lengths(dtype):
     return sorted({1, 2, lanes - 1, *whole, 2 * panel - 1, 2 * panel, 2 * panel + 1, 3 * panel + lanes // 2})
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("symmetric", [False, True])
-def test_gradients_at_every_width(symmetric, dtype):
+def starts(symmetric, dtype):
+    """A problem with starts of every width: problem, objective, factorization, factors, these in float64."""
     shape = (9, 9) if symmetric else (9, 12)
     problem = dmf.Completion.random(shape, rank=2, observed=40, seed=0)
     objective = naive.objective_of(problem, symmetric)
@@ -30,32 +29,32 @@ def test_gradients_at_every_width(symmetric, dtype):
         factorization = dmf.Symmetric(width) if symmetric else dmf.Product(2, (width,))
         factors = dmf.Gaussian(std=width**-0.5).draw(factorization, shape, rng)
         factors = [w.astype(dtype) for w in factors]
+        yield problem, objective, factorization, factors, [w.astype(np.float64) for w in factors]
+
+
+def assert_close(ours, wanted, dtype, where):
+    for x, y in zip(ours, wanted, strict=True):
+        assert np.linalg.norm(x - y) < TOLERANCE[dtype] * np.linalg.norm(y), where
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_gradients_at_every_width(symmetric, dtype):
+    for problem, objective, factorization, factors, wide in starts(symmetric, dtype):
         loss, gradients = dmf.loss_and_gradients(problem, factors, symmetric=symmetric)
-        wide = [w.astype(np.float64) for w in factors]
-        assert loss == pytest.approx(objective.loss(wide), rel=TOLERANCE[dtype]), width
-        for gradient, wanted in zip(gradients, objective.gradients(wide), strict=True):
-            assert np.linalg.norm(gradient - wanted) < TOLERANCE[dtype] * np.linalg.norm(wanted), width
+        assert loss == pytest.approx(objective.loss(wide), rel=TOLERANCE[dtype]), factorization
+        assert_close(gradients, objective.gradients(wide), dtype, factorization)
         loop = dmf.Loop(problem, factorization, dmf.GradientDescent(lr=1e-3), dtype=dtype)
         state = loop.init(dmf.Factors(factors))
-        assert all(map(np.array_equal, state.gradients, gradients)), width
+        assert all(map(np.array_equal, state.gradients, gradients)), factorization
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_line_searches_at_every_width(symmetric, dtype):
-    shape = (9, 9) if symmetric else (9, 12)
-    problem = dmf.Completion.random(shape, rank=2, observed=40, seed=0)
-    objective = naive.objective_of(problem, symmetric)
-    rng = np.random.default_rng(0)
-    for width in lengths(dtype):
-        factorization = dmf.Symmetric(width) if symmetric else dmf.Product(2, (width,))
-        factors = dmf.Gaussian(std=width**-0.5).draw(factorization, shape, rng)
-        factors = [w.astype(dtype) for w in factors]
+    for problem, objective, factorization, factors, wide in starts(symmetric, dtype):
         loop = dmf.Loop(problem, factorization, dmf.ExactLineSearch(), dtype=dtype)
         state = loop.advance(loop.init(dmf.Factors(factors)))
-        path = naive.trajectory(
-            objective, [w.astype(np.float64) for w in factors], naive.ExactLineSearch(), 1
-        )
-        assert state.loss == pytest.approx(path.losses[-1], rel=TOLERANCE[dtype], abs=TOLERANCE[dtype]), width
-        for w, wanted in zip(state.factors, path.factors, strict=True):
-            assert np.linalg.norm(w - wanted) < TOLERANCE[dtype] * np.linalg.norm(wanted), width
+        path = naive.trajectory(objective, wide, naive.ExactLineSearch(), 1)
+        assert state.loss == pytest.approx(path.losses[-1], rel=TOLERANCE[dtype], abs=TOLERANCE[dtype])
+        assert_close(state.factors, path.factors, dtype, factorization)

@@ -12,7 +12,7 @@ from fastdmf.backends.measurements import are_symmetric, touched_entries, triang
 from fastdmf.backends.tiles import blocks_support, tiling_of
 from fastdmf.kernels.cpu.blocked import Blocks
 from fastdmf.kernels.cpu.completion import Entries, Pattern
-from fastdmf.kernels.cpu.dense_rows import ROWS
+from fastdmf.kernels.cpu.dense_rows import MOST_ROWS, ROWS
 from fastdmf.kernels.cpu.sensing import DenseRows, SparseRows
 from fastdmf.kernels.cpu.tables import VECTOR_BYTES
 from fastdmf.kernels.cpu.whole import Masked, Whole
@@ -127,7 +127,7 @@ def work_of(operator: Any, dtype: np.dtype) -> Array:
     if not isinstance(operator, DenseRows):
         return np.empty(0, dtype)
     lanes = VECTOR_BYTES // dtype.itemsize
-    slot = whole_vectors(operator.a.shape[1], lanes) + ROWS * lanes
+    slot = whole_vectors(operator.a.shape[1], lanes) + MOST_ROWS * lanes
     return aligned_empty((operator.slots * slot,), dtype)
 
 

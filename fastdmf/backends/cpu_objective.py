@@ -95,12 +95,12 @@ class CpuObjective:
     def _bind_support(self, memory: Bound, searches: bool = False) -> Support:
         if self.layout.left == 0 and not self.layout.tied:
             return Support(0, 0, 0, 0, memory.at)  # W itself is never multiplied out
-        tied, address = self.layout.tied, memory.address
+        pull_tied = memory.address_if_any("pull_tied") if self.layout.tied else 0
         return Support(
-            look=address("look"),
-            look_along=address("look_along") if searches else 0,
-            pull=0 if tied else address("pull"),
-            pull_tied=address("pull_tied") if tied else 0,
+            look=memory.address("look"),
+            look_along=memory.address("look_along") if searches else 0,
+            pull=0 if pull_tied else memory.address("pull"),
+            pull_tied=pull_tied,
             at=memory.at,
         )
 

@@ -8,7 +8,17 @@ from __future__ import annotations
 
 import os
 
-from fastdmf.experiments import deep_completion, deep_dynamics, deep_sensing, deep_theory
+from fastdmf.experiments import (
+    deep_completion,
+    deep_dynamics,
+    deep_learning_rates,
+    deep_sensing,
+    deep_theory,
+    symmetric_additional,
+    symmetric_sensing,
+    symmetric_small,
+    symmetric_starts,
+)
 from fastdmf.experiments.experiment import Claim, Experiment, Finding, Settings, Verdict
 from fastdmf.experiments.reproducing import Reproduction, carry_out
 
@@ -31,7 +41,14 @@ _ALL = (
     deep_sensing.FIG1,
     deep_sensing.FIG2,
     deep_dynamics.SENSING_FIG3,
+    deep_learning_rates.LEARNING_RATES,
     deep_theory.THEORY,
+    symmetric_sensing.FIG1,
+    symmetric_sensing.FIG2,
+    symmetric_additional.FIG3,
+    symmetric_additional.MOVIELENS_FIG3,
+    symmetric_small.FIG4,
+    symmetric_starts.STARTS,
 )
 
 #: All experiments by name.
@@ -45,8 +62,9 @@ def reproduce(
     workers: int = 1,
     out: str | os.PathLike[str] | None = None,
     seeds: int | None = None,
-    optimizer: str = "flow",
-    init: str = "released",
+    optimizer: str | None = None,
+    init: str | None = None,
+    data: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> Reproduction:
     """Compute the data of a figure, draw it, and test the claims that the paper makes of it.
@@ -64,10 +82,15 @@ def reproduce(
         call goes on from what it holds.
     seeds : int, optional
         Number of problems, each with a start of its own; one by default, three at full size.
-    optimizer : {"flow", "paper"}
-        The gradient flow, or what the paper's experiments used: see `Settings`.
-    init : {"released", "paper"}
-        The start of the released code, or that of the paper's text: see `Settings`.
+    optimizer : {"flow", "paper"}, optional
+        The gradient flow, or what the paper's experiments used: see `Settings`.  By default the first of
+        ``experiment.optimizers``, which has those that make a difference.
+    init : {"released", "paper"}, optional
+        The start of the released code, or that of the paper's text: see `Settings`.  By default the first of
+        ``experiment.inits``.
+    data : path-like, optional
+        The file ``u.data`` of MovieLens 100K, for experiments on it; by default what the environment variable
+        ``FASTDMF_ML_100K`` names.
     progress : bool
         Show a progress bar.
 
@@ -80,8 +103,8 @@ def reproduce(
     Raises
     ------
     ValueError, TypeError
-        Before anything runs: for names and options that are not known, and for a folder that holds a file
-        of another sweep.
+        Before anything runs: for names and options that are not known, data that are missing or not
+        needed, and a folder that holds a file of another sweep.
     RuntimeError
         If every cell failed.
     KeyboardInterrupt
@@ -101,5 +124,6 @@ def reproduce(
         seeds=seeds,
         optimizer=optimizer,
         init=init,
+        data=data,
         progress=progress,
     )

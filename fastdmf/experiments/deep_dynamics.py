@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastdmf import metrics, plot
 from fastdmf._checks import Array
-from fastdmf.datasets import movielens_100k
+from fastdmf.datasets import ML_100K_VARIABLE
 from fastdmf.experiments.deep_completion import PAPER
-from fastdmf.experiments.experiment import Claim, Experiment, Reference, Settings, Verdict
+from fastdmf.experiments.experiment import Claim, Experiment, Ratings, Settings, Verdict
 from fastdmf.experiments.verdicts import above, tally
 from fastdmf.initializers import Identity
 from fastdmf.optimizers import GradientDescent, GradientFlow
@@ -37,7 +36,9 @@ def _alignments(state: State) -> Array:
     return np.array([on / r, (size.sum() - on) / (r * (r - 1))])
 
 
-def follow(problem: Problem, depth: int, settings: Settings, stop: Stop, every: int) -> dict[str, Any]:
+def follow(
+    problem: Problem, depth: int, settings: Settings, stop: Stop, every_flow: int = 1, every_step: int = 20
+) -> dict[str, Any]:
     """What figure 3 shows of one run from a multiple of the identity, by the flow or by plain descent.
 
     The paper's learning rate is 1e-3 for ½ Σ r², hence 1e-3 m/2 for the mean loss here.
@@ -52,7 +53,7 @@ def follow(problem: Problem, depth: int, settings: Settings, stop: Stop, every: 
         optimizer=GradientFlow() if is_flow else GradientDescent(1e-3 * problem.values.size / 2),
         stop=stop,
         record=Record(
-            every=every if is_flow else 20 * every,
+            every=every_flow if is_flow else every_step,
             metrics={"singular_values": "singular_values", "alignments": _alignments},
         ),
     )
@@ -73,38 +74,26 @@ def follow(problem: Problem, depth: int, settings: Settings, stop: Stop, every: 
     }
 
 
-def completed(
-    rank: int, observed: int, depth: int, seed: int, *, settings: Settings, minimum: Reference
-) -> dict[str, Any]:
+def completed(rank: int, observed: int, depth: int, seed: int, *, settings: Settings) -> dict[str, Any]:
     """Some entries of a planted 100 × 100 matrix."""
     problem = Completion.random(rank=rank, observed=observed, seed=seed)
-    return follow(problem, depth, settings, _PLANTED_STOP, every=1)
+    return follow(problem, depth, settings, _PLANTED_STOP)
 
 
 def sensed(
-    size: int, rank: int, measurements: int, depth: int, seed: int, *, settings: Settings, minimum: Reference
+    size: int, rank: int, measurements: int, depth: int, seed: int, *, settings: Settings
 ) -> dict[str, Any]:
     """Gaussian measurements of a planted n × n matrix."""
     problem = Sensing.gaussian((size, size), rank, measurements, symmetric=False, seed=seed)
-    return follow(problem, depth, settings, _PLANTED_STOP, every=1)
+    return follow(problem, depth, settings, _PLANTED_STOP)
 
 
-def ratings(data: str, depth: int, seed: int, *, settings: Settings, minimum: Reference) -> dict[str, Any]:
+def rated(data: str, depth: int, seed: int, *, settings: Settings, ratings: Ratings) -> dict[str, Any]:
     """10,000 of the ratings of MovieLens 100K, at full width."""
-    problem = movielens_100k(os.environ[VARIABLE], observed=10_000, seed=seed)
-    return follow(problem, depth, settings, LossBelow(1e-2) | MaxSteps(1_000_000), every=8)
-
-
-VARIABLE = "FASTDMF_ML_100K"
-
-
-def have_ratings() -> None:
-    """Refuse to begin without the data."""
-    if not os.environ.get(VARIABLE):
-        raise ValueError(
-            f"this experiment needs MovieLens 100K, whose licence forbids redistribution: fetch ml-100k from "
-            f"the GroupLens site and let the environment variable {VARIABLE} name its file u.data"
-        )
+    problem = ratings(observed=10_000, seed=seed)
+    return follow(
+        problem, depth, settings, LossBelow(1e-2) | MaxSteps(1_000_000), every_flow=2, every_step=160
+    )
 
 
 def draw(dataset: xr.Dataset) -> Figure:
@@ -166,6 +155,7 @@ FIG3 = Experiment(
     full={"rank": [5], "observed": [2000], "depth": [1, 2, 3]},
     draw=draw,
     claims=CLAIMS,
+    references={},
 )
 
 SENSING_FIG3 = Experiment(
@@ -178,18 +168,20 @@ SENSING_FIG3 = Experiment(
     full={"size": [100], "rank": [5], "measurements": [2000], "depth": [1, 2, 3]},
     draw=draw,
     claims=CLAIMS,
+    references={},
 )
 
 MOVIELENS_FIG3 = Experiment(
     name="deep-fig3-movielens",
     paper=PAPER,
     figure="figure 3, MovieLens 100K",
-    summary=f"the same for 10,000 ratings (the data must be there: {VARIABLE} names u.data)",
-    trial=ratings,
+    summary=f"the same for 10,000 ratings (the data must be there: {ML_100K_VARIABLE} names u.data)",
+    trial=rated,
     quick={"data": ["MovieLens 100K"], "depth": [1, 2]},
     full={"data": ["MovieLens 100K"], "depth": [1, 2, 3]},
     draw=draw_logarithmic,
     claims=CLAIMS,
     full_seeds=1,
-    check=have_ratings,
+    references={},
+    needs_ratings=True,
 )

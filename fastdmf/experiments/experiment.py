@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from fastdmf.factorizations import Product
 from fastdmf.initializers import Gaussian
 from fastdmf.optimizers import GradientFlow, GroupRMSprop
-from fastdmf.problems import Problem
-from fastdmf.reference import Minimum
+from fastdmf.problems import Completion, Problem
+from fastdmf.reference import Descent, Minimum, SmallMinima, min_nuclear_norm
 from fastdmf.result import Result
 from fastdmf.run import run
 
@@ -33,15 +33,17 @@ class Settings:
     Parameters
     ----------
     optimizer : {"flow", "paper"}
-        `GradientFlow`, or what the released code uses: `GroupRMSprop` with its learning rate of 1e-3, in
-        float32.
+        `GradientFlow`, or what the released code uses: `GroupRMSprop`, in float32.
     init : {"released", "paper"}
         Gaussian factors with the product scale 1e-3 of the released code, or with the standard deviation
         1e-3 per factor of the paper's text.
+    lr : float
+        Learning rate of the paper's optimizer.
     """
 
     optimizer: str = "flow"
     init: str = "released"
+    lr: float = 1e-3
 
     def start(self, depth: int, shrink: float = 1.0) -> Gaussian:
         """The start, its product W(0) divided by ``shrink``."""
@@ -56,7 +58,7 @@ class Settings:
             problem,
             factorization=Product(depth),
             init=self.start(depth, shrink),
-            optimizer=GradientFlow() if is_flow else GroupRMSprop(lr=1e-3),
+            optimizer=GradientFlow() if is_flow else GroupRMSprop(self.lr),
             dtype="float64" if is_flow else "float32",
             seed=_START + seed,
         )
@@ -96,10 +98,6 @@ class Claim:
     judge: Callable[[xr.Dataset], Verdict]
 
 
-def _nothing() -> None:
-    """Most experiments need nothing from outside."""
-
-
 @dataclass(frozen=True)
 class Experiment:
     """One figure of a paper.
@@ -111,8 +109,8 @@ class Experiment:
     paper, figure, summary : str
         Which figure of which paper, and what it shows.
     trial : callable
-        Called for each cell of the grid with its coordinates, ``seed``, ``settings`` (a `Settings`) and
-        ``minimum``, which is `min_nuclear_norm` with a memory.
+        Called for each cell of the grid with its coordinates, ``seed``, ``settings`` (a `Settings`), its
+        ``references``, and ``ratings`` if it needs them.
     quick, full : mapping of str to sequences
         The grid, without ``seed``: in a minute, and at the sizes of the paper.
     draw : callable
@@ -121,8 +119,12 @@ class Experiment:
         What the paper says that the figure shows.
     quick_seeds, full_seeds : int
         How many problems and starts there are.
-    check : callable
-        Called before anything runs; raises ValueError if something is missing.
+    references : mapping of str to callables
+        Slow functions that cells share: each is passed to the trial by its name here, with a memory.
+    optimizers, inits : tuple of str
+        Which of the `Settings` there are; the first is the default.
+    needs_ratings : bool
+        Whether the trial is passed ``ratings``: `movielens_100k` for the file that it was given.
     """
 
     name: str
@@ -136,8 +138,17 @@ class Experiment:
     claims: Sequence[Claim]
     quick_seeds: int = 1
     full_seeds: int = 3
-    check: Callable[[], None] = _nothing
+    references: Mapping[str, Callable[..., Any]] = field(
+        default_factory=lambda: {"minimum": min_nuclear_norm}
+    )
+    optimizers: tuple[str, ...] = OPTIMIZERS
+    inits: tuple[str, ...] = INITS
+    needs_ratings: bool = False
 
 
-#: `min_nuclear_norm`, or the same with a memory.
+#: `min_nuclear_norm`, `projected_gradient` and `min_trace_small`, or the same with a memory.
 Reference = Callable[..., Minimum]
+DescentReference = Callable[..., Descent]
+SmallReference = Callable[..., SmallMinima]
+#: `movielens_100k` with its file.
+Ratings = Callable[..., Completion]

@@ -10,6 +10,7 @@ from fastdmf import metrics
 from fastdmf.experiments.experiment import Claim, Reference, Settings, Verdict
 from fastdmf.experiments.verdicts import Comparison, above, below, tally
 from fastdmf.problems import Problem
+from fastdmf.result import Result
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,27 +37,32 @@ def recover(
     problem: Problem, solution: str, seed: int, settings: Settings, minimum: Reference
 ) -> dict[str, Any]:
     """One of `DESCENTS`, or of `REFERENCES`, on a problem whose truth is known."""
-    assert problem.truth is not None
     if solution == TRUTH:
-        matrix, about = problem.truth, {"status": "known"}
-    elif solution == MINIMUM:
+        return {**described(problem, problem.truth), "status": "known"}
+    if solution == MINIMUM:
         best = minimum(problem, tol=_GAP)
-        matrix, about = best.matrix, {"status": f"reference {best.status}", "gap": best.gap}
-    else:
-        depth, shrink = DESCENTS[solution]
-        result = settings.follow(problem, depth, seed, shrink)
-        matrix = result.product
-        about = {
-            "status": str(result.status),
-            "loss": result.loss,
-            "steps": float(result.steps),
-            "evaluations": float(result.evaluations),
-        }
+        return {**described(problem, best.matrix), "status": f"reference {best.status}", "gap": best.gap}
+    depth, shrink = DESCENTS[solution]
+    return ended(problem, settings.follow(problem, depth, seed, shrink))
+
+
+def ended(problem: Problem, result: Result) -> dict[str, Any]:
+    """Where a run ended, and how."""
+    return {
+        **described(problem, result.product),
+        "status": str(result.status),
+        "loss": result.loss,
+        "steps": float(result.steps),
+        "evaluations": float(result.evaluations),
+    }
+
+
+def described(problem: Problem, matrix: Any) -> dict[str, float]:
+    """Error, nuclear norm and effective rank of a matrix."""
     return {
         "error": metrics.reconstruction_error(matrix, problem.truth),
         "nuclear_norm": metrics.nuclear_norm(matrix),
         "effective_rank": metrics.effective_rank(matrix),
-        **about,
     }
 
 
@@ -116,14 +122,14 @@ def _comparison(own: str, other: str, name: str, words: str, compare: Comparison
     return Claim(f"Where not both recover, {own} has {words} than {_the(other)}.", judge)
 
 
-def indistinguishable(one: str, other: str) -> Claim:
-    """Two factorizations find the same."""
+def indistinguishable(one: str, other: str, margin: float = RECOVERED) -> Claim:
+    """Two descents find the same."""
 
     def judge(dataset: xr.Dataset) -> Verdict:
         a, b = _of(dataset, "error", one), _of(dataset, "error", other)
-        return tally((abs(a - b) < RECOVERED).where(a.notnull() & b.notnull()), {"": a, " and ": b})
+        return tally((abs(a - b) < margin).where(a.notnull() & b.notnull()), {"": a, " and ": b})
 
-    return Claim(f"The errors of {one} and {other} are indistinguishable (within {RECOVERED}).", judge)
+    return Claim(f"The errors of {one} and {other} are indistinguishable (within {margin}).", judge)
 
 
 def coincide_with_many(solutions: tuple[str, ...]) -> Claim:

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastdmf._checks import count, one_of
+from fastdmf._checks import count
 from fastdmf._version import __version__
 from fastdmf.caching import cached
-from fastdmf.experiments.experiment import INITS, OPTIMIZERS, Claim, Experiment, Settings, Verdict
+from fastdmf.datasets import ML_100K_VARIABLE, movielens_100k
+from fastdmf.experiments.experiment import Claim, Experiment, Settings, Verdict
 from fastdmf.sweep import sweep
 
 if TYPE_CHECKING:
@@ -53,15 +54,18 @@ def carry_out(
     workers: int = 1,
     out: str | os.PathLike[str] | None = None,
     seeds: int | None = None,
-    optimizer: str = "flow",
-    init: str = "released",
+    optimizer: str | None = None,
+    init: str | None = None,
+    data: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> Reproduction:
     """Carry out an experiment; the arguments are those of :func:`fastdmf.experiments.reproduce`."""
-    one_of("optimizer", optimizer, OPTIMIZERS)
-    one_of("init", init, INITS)
+    settings = Settings(
+        _chosen(experiment, "optimizer", optimizer, experiment.optimizers),
+        _chosen(experiment, "init", init, experiment.inits),
+    )
     count("workers", workers)
-    experiment.check()
+    outside = _outside(experiment, data)
     if seeds is None:
         seeds = experiment.full_seeds if full else experiment.quick_seeds
     size = "full" if full else "quick"
@@ -74,11 +78,8 @@ def carry_out(
     names = [f"{experiment.name}.{suffix}" for suffix in ("png", "pdf", "csv", "nc")] + ["claims.txt"]
     files = {kind: folder / name for kind, name in zip(kinds, names, strict=True)}
 
-    from fastdmf.reference import min_nuclear_norm  # needs SciPy's solvers
-
-    settings = Settings(optimizer, init)
-    minimum = cached(min_nuclear_norm, folder / "references")
-    trial = partial(experiment.trial, settings=settings, minimum=minimum)
+    kept = {name: cached(slow, folder / "references") for name, slow in experiment.references.items()}
+    trial = partial(experiment.trial, settings=settings, **kept, **outside)
     dataset = sweep(trial, grid, workers=workers, path=files["netcdf"], progress=progress)
     if "interrupted" in dataset.cell_status.values:
         raise KeyboardInterrupt(f"interrupted; the same call goes on from {files['netcdf']}")
@@ -92,6 +93,30 @@ def carry_out(
     figure.savefig(files["pdf"])
     _write_table(dataset, files["csv"])
     return Reproduction(experiment, dataset, verdicts, report, files)
+
+
+def _chosen(experiment: Experiment, option: str, value: str | None, known: tuple[str, ...]) -> str:
+    """The value of an option that the experiment knows, by default its first."""
+    if value is not None and value not in known:
+        raise ValueError(f"{option} of {experiment.name} must be {' or '.join(known)}, not {value!r}")
+    return known[0] if value is None else value
+
+
+def _outside(experiment: Experiment, data: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """What the trial is passed from outside of this library; it is refused before anything runs."""
+    if not experiment.needs_ratings:
+        if data is not None:
+            raise ValueError(f"{experiment.name} needs no data: leave out {str(data)!r}")
+        return {}
+    file = data or os.environ.get(ML_100K_VARIABLE)
+    if not file:
+        raise ValueError(
+            f"{experiment.name} needs MovieLens 100K, whose licence forbids redistribution: fetch ml-100k "
+            f"from the GroupLens site and give the path of its u.data, as data or in {ML_100K_VARIABLE}"
+        )
+    if not Path(file).is_file():
+        raise ValueError(f"there is no file {file}; give the path of MovieLens 100K's u.data")
+    return {"ratings": partial(movielens_100k, file)}  # its place does not matter: its hash is checked
 
 
 def _report(

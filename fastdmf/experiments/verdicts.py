@@ -31,6 +31,11 @@ def _known(own: xr.DataArray, other: xr.DataArray) -> xr.DataArray:
     return own.notnull() & other.notnull()
 
 
+def _short(number: float) -> str:
+    """Four digits, or all of an integer."""
+    return f"{number:.0f}" if number.is_integer() else f"{number:.4g}"
+
+
 def tally(holds: xr.DataArray, numbers: dict[str, xr.DataArray]) -> Verdict:
     """A verdict from truth values, NaN where a case does not count, and the numbers behind each of them."""
     cases, yes = [], 0
@@ -42,7 +47,7 @@ def tally(holds: xr.DataArray, numbers: dict[str, xr.DataArray]) -> Verdict:
         agrees = bool(value)
         yes += agrees
         where = ", ".join(f"{dim} {holds[dim].values[k]}" for dim, k in at.items())
-        shown = "".join(f"{word}{float(x.isel(at)):.4g}" for word, x in numbers.items())
+        shown = "".join(f"{word}{_short(float(x.isel(at)))}" for word, x in numbers.items())
         cases.append(f"{'yes' if agrees else 'no '}  {where}: {shown}".replace("  : ", "  "))
     if not cases:
         return Verdict(Finding.UNTESTED, "no case of this run is one that the claim speaks of")

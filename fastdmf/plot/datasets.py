@@ -22,6 +22,8 @@ LABELS = {
     "measurements": r"measurements $m$",
 }
 _SPAN = 1e-5  # of a logarithmic axis: what is smaller is a solver's tolerance
+_SIDE_BY_SIDE = 0.06  # how far curves are apart, in steps of x
+_LONG = 25  # characters of a name of which only one fits in a row of a column's legend
 _DASHES_OF_REFERENCES = ("--", ":", "-.")
 
 
@@ -56,7 +58,7 @@ def against(
     references : sequence of str
         Values of ``hue`` that are drawn as black lines without markers: what the others are compared with.
     logarithmic : sequence of str
-        Which of ``values`` have a logarithmic axis; zeros are left out there.
+        Which of ``values`` have a logarithmic axis, and ``x`` if it has one; zeros are left out there.
     labels : mapping of str to str, optional
         Names of axes, instead of the usual ones.
 
@@ -86,17 +88,18 @@ def against(
     for row, name in zip(panels, values, strict=True):
         for panel, column in zip(row, across, strict=True):
             part = dataset[name] if column is None else dataset[name].sel({columns: column})
-            _draw_curves(panel, part, x, hue, over, references, name in logarithmic)
+            aside = 0.0 if x in logarithmic else _SIDE_BY_SIDE
+            _draw_curves(panel, part, x, hue, over, references, name in logarithmic, aside)
             dress(panel, named.get(name, name) if panel is row[0] else "")
-            if name in logarithmic:
-                panel.set_yscale("log", nonpositive="mask")
-                panel.set_ylim(bottom=max(panel.get_ylim()[0], _SPAN * panel.get_ylim()[1]))
-                panel.tick_params(which="minor", length=1.5)
+        if name in logarithmic:
+            _make_logarithmic(row)
     for panel, column in zip(panels[0], across, strict=True):
         if column is not None:
             panel.set_title(f"{columns} {column}", fontsize=8)
     for panel in panels[-1]:
         panel.set_xlabel(named.get(x, x), fontsize=8)
+        if x in logarithmic:
+            panel.set_xscale("log")  # of all panels above it, too
     curves = [panel.get_legend_handles_labels() for panel in panels.flat]
     handle_of = {name: handle for own in curves for handle, name in zip(*own, strict=True)}
     names = [str(name) for name in dataset[hue].values if str(name) in handle_of]  # some are zero in a panel
@@ -104,20 +107,36 @@ def against(
         [handle_of[name] for name in names],
         names,
         loc="outside upper center",
-        ncols=2 if len(across) == 1 else 3,
+        ncols=3 if len(across) > 1 else 2 if max(map(len, names)) < _LONG else 1,
         fontsize=7,
         frameon=False,
     )
     return figure
 
 
+def _make_logarithmic(row: Sequence[Axes]) -> None:
+    """Logarithmic axes for panels that share one, when all of them are drawn: limits once set stay."""
+    for panel in row:
+        panel.set_yscale("log", nonpositive="mask")
+        panel.tick_params(which="minor", length=1.5)
+    low, high = row[0].get_ylim()
+    row[0].set_ylim(bottom=max(low, _SPAN * high))
+
+
 def _draw_curves(
-    panel: Axes, part: xr.DataArray, x: str, hue: str, over: str, references: Sequence[str], positive: bool
+    panel: Axes,
+    part: xr.DataArray,
+    x: str,
+    hue: str,
+    over: str,
+    references: Sequence[str],
+    positive: bool,
+    aside: float,
 ) -> None:
     """One curve for each value of ``hue``, side by side where they would hide one another."""
     curves = [name for name in part[hue].values if name not in references]
     places = np.asarray(part[x].values, dtype=float)
-    spread = 0.06 * float(np.diff(places).min()) if places.size > 1 else 0.0
+    spread = aside * float(np.diff(places).min()) if places.size > 1 else 0.0
     for name in part[hue].values:
         samples = part.sel({hue: name}).transpose(over, x).values.astype(float)
         if positive:

@@ -16,7 +16,7 @@ PANEL_HEIGHT = 1.7
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", "-.", ":")
-MARKERS = ("o", "s", "^", "D", "v")
+MARKERS = ("o", "s", "^", "D", "v", "P")
 FAINT = "#BBBBBB"
 
 
@@ -42,7 +42,7 @@ def dress(panel: Axes, ylabel: str, xlabel: str | None = None) -> None:
     panel.set_ylabel(ylabel, fontsize=8)
     if xlabel is not None:
         panel.set_xlabel(xlabel, fontsize=8)
-    panel.tick_params(labelsize=7)
+    panel.tick_params(which="both", labelsize=7)
     panel.grid(color="#E5E5E5", linewidth=0.5)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)

@@ -145,6 +145,23 @@ class Completion(Problem):
         rows, cols = np.nonzero(~np.isnan(array))
         return cls(rows, cols, array[rows, cols], array.shape, test=test, loss=loss)
 
+    def lifted(self) -> "Completion":
+        """The same entries W_ij as those of X = [[·, W], [Wᵀ, ·]] at (i, n + j), a symmetric matrix.
+
+        Over X ⪰ 0 the least trace is 2‖W‖_*, so that `Symmetric` and ``psd=True`` apply to any completion
+        (Gunasekar et al. 2017).  Held-out entries are carried along, as are those of the truth that are not
+        observed; its diagonal blocks are not determined.
+        """
+        n, p = self.shape
+        test = self.test
+        if test is None and self.truth is not None:
+            unseen = np.ones(self.shape, bool)
+            unseen[self.rows, self.cols] = False
+            test = (*np.nonzero(unseen), self.truth[unseen])
+        if test is not None:
+            test = (test[0], test[1] + n, test[2])
+        return type(self)(self.rows, self.cols + n, self.values, (n + p, n + p), test=test, loss=self.loss)
+
     @property
     def has_test_error(self) -> bool:
         """Whether there are held-out entries or a truth."""

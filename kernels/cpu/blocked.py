@@ -126,12 +126,3 @@ def _pull(at, z, left, right, scale, base_left, base_right, out_left, out_right,
             _gather_along(at, b, z, right, scale, base_left, out_left)
     for share in prange(at[0].threads):
         _gather_down(at, share, z, left, scale, base_right, out_right, cancel)
-
-
-@implements("pull_tied", Blocks)
-def _pull_tied(at, z, factor, scale, base, out, cancel):
-    for b in prange(at[0].row_cuts.size - 1):
-        if not is_set(cancel):
-            _gather_along(at, b, z, factor, scale, base, out)
-    for share in prange(at[0].threads):
-        _gather_down(at, share, z, factor, scale, out, out, cancel)

@@ -144,16 +144,6 @@ def _pull(at, z, left, right, scale, base_left, base_right, out_left, out_right,
             _gather_down(at, b, z, left, scale, base_right, out_right)
 
 
-@implements("pull_tied", Pattern)
-def _pull_tied(at, z, factor, scale, base, out, cancel):
-    for b in prange(at[0].row_blocks.size - 1):
-        if not is_set(cancel):
-            _gather_along(at, b, z, factor, scale, base, out)
-    for b in prange(at[0].col_blocks.size - 1):
-        if not is_set(cancel):
-            _gather_down(at, b, z, factor, scale, out, out)
-
-
 # A is the identity on Ω: callers pass one array as both w and out, or w and r.
 
 

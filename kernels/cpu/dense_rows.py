@@ -6,9 +6,10 @@ memory once.  With several x, each vector of A that is in a register meets sever
 
 Products go by tiles: :data:`ROWS` rows of A and :data:`MEMBERS` lines x, :data:`TILE` vectors long, have
 their running sums in registers (24 of 32, with 5 more for the operands), and the tile of A stays in the
-nearest cache until all lines have met it.  The order of the sums of one line does not depend on the others:
-it has the same bits in any company, and alone.  BLAS on blocks of rows that fit the cache has 0.4 to 0.85 of
-the throughput, for 2 to 16 lines of 10,000 float32.
+nearest cache until all lines have met it.  Many lines do not fit the second cache: up to :data:`GROUPS`
+groups of rows are then taken while a tile of the lines is near.  The order of the sums of one line does not
+depend on the others: it has the same bits in any company, and alone.  BLAS on blocks of rows that fit the
+cache has 0.4 to 0.85 of the throughput, for 2 to 16 lines of 10,000 float32.
 
 Points, residuals and scratch memory are *lines*: one array for one point, and for several an int64 array of
 the addresses of their arrays.  Code for several is compiled only where there are such addresses.
@@ -27,6 +28,8 @@ from fastdmf.kernels.cpu.tables import VECTOR_BYTES, vector_at
 
 ROWS, MEMBERS = 6, 4
 TILE = 32
+GROUPS = 4
+MOST_ROWS = GROUPS * ROWS
 
 _I64, _I32 = ir.IntType(64), ir.IntType(32)
 
@@ -232,40 +235,45 @@ def padded(width, like):
 
 
 @kernel
-def _dot_rows(a, width, first, rows, x, work, slot, out):
-    """out[b, i] = ⟨A_i, x_b⟩ for ``rows`` rows from ``first`` on."""
+def _dot_rows(a, width, first, groups, rows, x, work, slot, out):
+    """out[b, i] = ⟨A_i, x_b⟩ for so many groups of ``rows`` rows from ``first`` on."""
     size, tile, count = a.itemsize, TILE * VECTOR_BYTES // a.itemsize, count_of(x)
-    lines, stride = a.ctypes.data + first * a.strides[0], a.strides[0]
-    sums = slot + padded(width, a)
+    stride, sums = a.strides[0], slot + padded(width, a)
     for q in range(0, width, tile):
-        for b in range(0, count, MEMBERS):
-            _dot_tile(
-                a, rows, lines + q * size, stride, min(MEMBERS, count - b), b, x, q * size, work, sums,
-                min(tile, width - q), q == 0,
-            )  # fmt: skip
+        for i in range(0, groups * rows, rows):
+            lines = a.ctypes.data + (first + i) * stride + q * size
+            for b in range(0, count, MEMBERS):
+                _dot_tile(
+                    a, rows, lines, stride, min(MEMBERS, count - b), b, x, q * size, work,
+                    sums + i * VECTOR_BYTES, min(tile, width - q), q == 0,
+                )  # fmt: skip
     for b in range(count):
-        products = vector_at(address_of(out, b) + first * size, rows, a)
-        for i in range(rows):
+        products = vector_at(address_of(out, b) + first * size, groups * rows, a)
+        for i in range(groups * rows):
             products[i] = _sum_of_lanes(a, address_of(work, b) + sums + i * VECTOR_BYTES)
 
 
 @kernel
-def _add_rows(a, width, first, rows, r, work, slot):
-    """g_b += Σ_i r[b, i] A_i over ``rows`` rows from ``first`` on."""
+def _add_rows(a, width, first, groups, rows, r, work, slot):
+    """g_b += Σ_i r[b, i] A_i over so many groups of ``rows`` rows from ``first`` on."""
     size, tile, count = a.itemsize, TILE * VECTOR_BYTES // a.itemsize, count_of(r)
-    lines, stride = a.ctypes.data + first * a.strides[0], a.strides[0]
+    stride = a.strides[0]
     for q in range(0, width, tile):
-        for b in range(0, count, MEMBERS):
-            _add_tile(
-                a, rows, lines + q * size, stride, min(MEMBERS, count - b), b, r, first * size,
-                work, slot + q * size, min(tile, width - q), rows * stride if b == 0 else 0,
-            )  # fmt: skip
+        for i in range(first, first + groups * rows, rows):
+            lines = a.ctypes.data + i * stride + q * size
+            for b in range(0, count, MEMBERS):
+                _add_tile(
+                    a, rows, lines, stride, min(MEMBERS, count - b), b, r, i * size, work, slot + q * size,
+                    min(tile, width - q), groups * rows * stride if b == 0 else 0,
+                )  # fmt: skip
 
 
 @kernel
-def _rows_at_once(last, i):
-    """How many rows to take from i on, of those below ``last``."""
-    return ROWS if last - i >= ROWS else 1
+def _rows_at_once(last, i, count):
+    """How many groups of how many rows to take from i on, of those below ``last``, for so many lines."""
+    if last - i < ROWS:
+        return 1, 1
+    return min(GROUPS, max(1, count // MEMBERS), (last - i) // ROWS), ROWS
 
 
 @kernel
@@ -274,9 +282,9 @@ def measure_rows(a, width, first, last, x, work, slot, out):
     compile_apart()
     i = first
     while i < last:
-        rows = _rows_at_once(last, i)
-        _dot_rows(a, width, i, rows, x, work, slot, out)
-        i += rows
+        groups, rows = _rows_at_once(last, i, count_of(x))
+        _dot_rows(a, width, i, groups, rows, x, work, slot, out)
+        i += groups * rows
 
 
 @kernel
@@ -294,11 +302,11 @@ def residual_rows(a, width, first, last, x, values, scale, work, slot, r):
             g[k] = 0
     i = first
     while i < last:
-        rows = _rows_at_once(last, i)
-        _dot_rows(a, width, i, rows, x, work, slot, r)
+        groups, rows = _rows_at_once(last, i, count_of(x))
+        _dot_rows(a, width, i, groups, rows, x, work, slot, r)
         for b in range(count_of(x)):
             misfits = vector_at(address_of(r, b), last, a)
-            for k in range(i, i + rows):
+            for k in range(i, i + groups * rows):
                 misfits[k] = scale * (misfits[k] - values[k])
-        _add_rows(a, width, i, rows, r, work, slot)
-        i += rows
+        _add_rows(a, width, i, groups, rows, r, work, slot)
+        i += groups * rows

@@ -142,16 +142,21 @@ def _halt_inside(flow, model, support, operator, loss_below, gradient_below, unt
     is_inside = scalars[FRACTION] < 1.0
     current = scalars[LOSS] if is_inside else scalars[START_LOSS]
     now = scalars[TIME] if is_inside else scalars[END_TIME] - scalars[SEGMENT]
-    fraction = 2.0
+    counted, fraction = scalars[EVALUATIONS], 2.0
     level = _next_level(loss_below, gradient_below, current, scalars[END_LOSS])
     if level > 0.0:
         fraction = _crossing(flow, model, support, operator, level, scalars, cancel)
     if now < until < scalars[END_TIME]:
         fraction = min(fraction, 1.0 - (scalars[END_TIME] - until) / scalars[SEGMENT])
-    if not fraction < 1.0 or is_set(cancel):
+    loss = np.nan
+    if fraction < 1.0:
+        loss = _loss_inside(flow, model, support, operator, fraction, scalars, cancel)
+    if is_set(cancel):  # this begins again
+        scalars[EVALUATIONS] = counted
         return False
-    scalars[LOSS] = _loss_inside(flow, model, support, operator, fraction, scalars, cancel)
-    scalars[FRACTION] = fraction
+    if not fraction < 1.0:
+        return False
+    scalars[LOSS], scalars[FRACTION] = loss, fraction
     is_at_time = now < until and fraction == 1.0 - (scalars[END_TIME] - until) / scalars[SEGMENT]
     scalars[TIME] = until if is_at_time else scalars[END_TIME] - (1.0 - fraction) * scalars[SEGMENT]
     return True
@@ -235,12 +240,12 @@ def flow_on(
     The flow halts where the loss crosses a level of its own (an infinite ``gradient_below[c]``), at the end
     of the first step that meets a pair of thresholds, and at the time ``until``.  From a point inside a
     step it goes to the next halt in that step, or to its end: no step is taken then.  Without ``norms`` the
-    gradient's norm is not found, and the square of it is left as −1.
+    gradient's norm is not found, and the square of it is left as −1.  A cancelled call leaves the flow where
+    an earlier step, or a halt in it, has led; W is not that of the point then: it is to be evaluated again.
 
     Returns
     -------
     taken, event
-        If cancelled, the flow has to be evaluated again.
     """
     like = model.w
     if not is_evaluated:
@@ -250,12 +255,10 @@ def flow_on(
                 model, support, operator, set_of(flow, NEW_POINT), set_of(flow, NEW_GRADIENT), scalars, cancel
             )
         _begin(flow, model, support, operator, scalars, cancel)
-    evaluations = scalars[EVALUATIONS]
     if scalars[FRACTION] < 1.0 and steps > 0:
         if _halt_inside(flow, model, support, operator, loss_below, gradient_below, until, scalars, cancel):
             return 0, HALTED
         if is_set(cancel):  # perhaps while looking for a halt: that begins again from here
-            scalars[EVALUATIONS] = evaluations
             _show(flow, scalars[FRACTION], scalars[LOSS], scalars[TIME], scalars, like)
             return 0, CANCELLED
         _go_to_end(scalars)
@@ -288,11 +291,9 @@ def flow_on(
         scalars[END_TIME] += h
         scalars[GRADIENT_SQUARED] = sum_of_squares(set_of(flow, GRADIENT), like) if norms else -1.0
         scalars[FRACTION] = 1.0
-        evaluations = scalars[EVALUATIONS]
         if _halt_inside(flow, model, support, operator, loss_below, gradient_below, until, scalars, cancel):
             return taken, HALTED
         if is_set(cancel):
-            scalars[EVALUATIONS] = evaluations
             _show(flow, 0.0, scalars[START_LOSS], scalars[END_TIME] - h, scalars, like)
             return taken, CANCELLED
         _go_to_end(scalars)

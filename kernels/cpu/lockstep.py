@@ -12,6 +12,10 @@ from fastdmf.kernels.cpu.stepping import (
     CANCELLED,
     DIVERGED,
     HALTED,
+    LOSS,
+    MEAN_SQUARE,
+    STEPS,
+    TIME,
     FixedStep,
     GroupRMS,
     is_met,
@@ -20,7 +24,7 @@ from fastdmf.kernels.cpu.stepping import (
 )
 from fastdmf.kernels.cpu.tables import is_set, vector_at
 from fastdmf.kernels.cpu.verbs import Model, compose, is_a, residuals
-from fastdmf.kernels.flow_rules import LOSS, MEAN_SQUARE, SLOTS_OF_STEPS, STEPS, TIME
+from fastdmf.kernels.flow_rules import SLOTS_OF_STEPS
 
 
 class Company(NamedTuple):

@@ -7,7 +7,7 @@ from numba import prange
 
 from fastdmf.kernels.cpu.compilation import compile_apart, kernel
 from fastdmf.kernels.cpu.dense_rows import (
-    ROWS,
+    MOST_ROWS,
     address_of,
     count_of,
     measure_rows,
@@ -27,7 +27,7 @@ class DenseRows(NamedTuple):
     sums are added up in order, so that the number of threads changes no bit.
 
     Scratch memory ``work`` has ``slots`` slots, one for each block, or 2 that serve all blocks in turn: room
-    for a row of A in whole vectors and for ``dense_rows.ROWS`` vectors.
+    for a row of A in whole vectors and for ``dense_rows.MOST_ROWS`` vectors.
     """
 
     a: np.ndarray
@@ -109,7 +109,7 @@ def _unpack(packed, n, w):
 @kernel
 def _slot(operator, width, k):
     """Where the scratch memory of block k begins."""
-    return min(k, operator.slots - 1) * (padded(width, operator.a) + ROWS * VECTOR_BYTES)
+    return min(k, operator.slots - 1) * (padded(width, operator.a) + MOST_ROWS * VECTOR_BYTES)
 
 
 @kernel

@@ -103,6 +103,10 @@ class Bound:
         self._memory = np.array(_words(kind), dtype=np.int64)
         self.at: int = self._memory.ctypes.data
 
+    def address_if_any(self, verb: str) -> int:
+        """Where the machine code of a verb lies; 0 if this kind has none."""
+        return self.address(verb) if (verb, type(self._kind)) in _bodies else 0
+
     def address(self, verb: str) -> int:
         """Where the machine code of a verb lies."""
         key = verb, type(self._kind), *map(_look_of, self._kind), self._dtype, self._parallel
@@ -222,7 +226,8 @@ pull = declare(
     lambda t: types.void(t[::1], _PLACE, _PLACE, _REAL, _PLACE, _PLACE, _PLACE, _PLACE, FLAGS),
 )
 
-#: pull_tied(support, z, factor, scale, base, out, cancel): out = base + scale (Z + Zᵀ) U, for W = UUᵀ.
+#: pull_tied(support, z, factor, scale, base, out, cancel): out = base + scale (Z + Zᵀ) U, for W = UUᵀ; not
+#: there (0) where :data:`pull` with U on both sides, the second sum added to the first, is as good.
 pull_tied = declare("pull_tied", lambda t: types.void(t[::1], _PLACE, _REAL, _PLACE, _PLACE, FLAGS))
 
 
