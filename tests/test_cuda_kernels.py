@@ -147,7 +147,7 @@ def planted(sound, broken):
 BUGS = {
     "a guard forgotten": (
         "asan", r"AddressSanitizer: heap-buffer-overflow \S*kernels:\d+", "descend",
-        ("if (here >= size) return;", ""),
+        ("if (here >= size) return;\n  real v", "real v"),
     ),
     "shared memory too small": (
         "asan", r"AddressSanitizer: heap-buffer-overflow \S*kernels:\d+", "sampled_residual",
