@@ -27,8 +27,7 @@ LARGE = {
     "count": 4096,
     "losses": 4096,
     "gradients": 4096,
-    "terms": 5,
-    "sets": 3,
+    "terms": 4,
 }
 MEASURED = {"m": 2000, "K": 1e4, "n": 100, "p": 100, "blocks": 500, "count": 500, "nnz": 2e5, "S": 1e4}
 SMALL = {"S": 500, "width": 50, "size": 5000}

@@ -147,7 +147,7 @@ def planted(sound, broken):
 BUGS = {
     "a guard forgotten": (
         "asan", r"AddressSanitizer: heap-buffer-overflow \S*kernels:\d+", "descend",
-        ("if (here >= size) return;", ""),
+        ("if (here >= size) return;\n  real v", "real v"),
     ),
     "shared memory too small": (
         "asan", r"AddressSanitizer: heap-buffer-overflow \S*kernels:\d+", "sampled_residual",
@@ -220,7 +220,10 @@ DIVERGENT = {
         "const double total = slots[0];",
         "if (t < 7) __syncthreads();\n  const double total = slots[0];",
     ),
-    "shuffle": ("w = sum_over<WARP>(w);", "if (lane < 20) w = sum_over<WARP>(w);"),
+    "shuffle": (
+        "w = sum_over<WARP>(w);\n    const real",
+        "if (lane < 20) w = sum_over<WARP>(w);\n    const real",
+    ),
     "barrier of one trial": (
         "__syncthreads();  // before the step is read",
         "if (threadIdx.x > 0) __syncthreads();  // before the step is read",

@@ -164,8 +164,10 @@ def pattern_of(rows: Array, cols: Array, shape: tuple[int, int], width: int) -> 
     """A support given by positions sorted row by row; ``width`` is how long rows of factors are."""
     row_starts = compressed_rows(rows, shape[0])
     col_starts = compressed_rows(cols, shape[1])
-    order = np.argsort(cols, kind="stable").astype(np.int32)
+    order = np.argsort(cols, kind="stable")
+    # Loads bind sparse products, and one load brings four indices of 16 bits.
+    index = np.uint16 if max(*shape, rows.size) < 2**16 else np.int32
     return Pattern(
-        row_starts, cols, blocks_of(row_starts, width),
-        col_starts, rows[order], order, blocks_of(col_starts, width),
+        row_starts, cols.astype(index), blocks_of(row_starts, width),
+        col_starts, rows[order].astype(index), order.astype(index), blocks_of(col_starts, width),
     )  # fmt: skip

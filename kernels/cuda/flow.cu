@@ -25,7 +25,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) combine(
 
 // Row ``factors`` k + j of ``partials``: Σ x² over factor j of set s_k, by block; factor j ends before ends[j].
 //
-// Blocks are so many a row × rows.  Bytes: sets size b;  flops: 2 sets size.
+// Blocks are so many a row × rows.  A set: Bytes: size b;  flops: 2 size.
 extern "C" __global__ void __launch_bounds__(BLOCK) set_squares(
     const real* __restrict__ sets, long long size, const long long* __restrict__ ends, int factors, int s0,
     int s1, int s2, long long per_block, int blocks, const double* state, double* __restrict__ partials) {
@@ -43,7 +43,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) set_squares(
 
 // totals[r] = weight Σ of row r of ``partials``, one block a row of ``count`` numbers.
 //
-// Bytes: 8 count;  flops: count.  So much for each row.
+// A row: Bytes: 8 count;  flops: count.
 extern "C" __global__ void __launch_bounds__(BLOCK) total(
     const double* __restrict__ partials, int count, double weight, const double* state,
     double* __restrict__ totals) {
@@ -56,7 +56,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) total(
 // Ẇ on the support as L and R move along L̇ and Ṙ: ẇ_e = ⟨L̇_i, R_j⟩ + ⟨L_i, Ṙ_j⟩.
 //
 // A warp takes ``per_warp`` entries in a row, its lanes the columns.
-// Bytes: S (4 width b + 8 + b);  flops: 4 S width.  Of the bytes, rows of L and L̇ stay in cache.
+// Bytes: S (4 width b + 8 + b);  flops: 4 S width.
 extern "C" __global__ void __launch_bounds__(BLOCK) sampled_change(
     const real* __restrict__ left, const real* __restrict__ right, const real* __restrict__ left_dot,
     const real* __restrict__ right_dot, const int* __restrict__ rows, const int* __restrict__ cols,
@@ -79,7 +79,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) sampled_change(
 
 // out = Ż D + Z Ḋ, the derivative of what ``gather`` writes.  Blocks as there.
 //
-// Bytes: S (2 width b + 8 + 2 b) + rows (width b + 8);  flops: 4 S width, for a list of S entries.
+// Bytes: S (2 width b + 8 + 2 b) + rows (width b + 8);  flops: 4 S width.  S is the length of the list.
 extern "C" __global__ void __launch_bounds__(BLOCK) gather_change(
     const long long* __restrict__ starts, const int* __restrict__ index, const int* __restrict__ order,
     const real* __restrict__ z, const real* __restrict__ z_dot, const real* __restrict__ dense,
