@@ -6,7 +6,6 @@ import pytest
 import fastdmf as dmf
 from fastdmf.backends import Event, cuda
 from fastdmf.kernels import flow_rules as rules
-from fastdmf.kernels.cpu import chebyshev, flowing
 from tests import cuda_shim
 from tests.cuda_shim import ShimDevice
 from tests.test_cuda_backend import TOLERANCE, assert_close, problem_for, sensing
@@ -183,27 +182,3 @@ def test_a_step_waits_once_and_a_product_with_the_hessian_once(on_shim, monkeypa
     assert t.step == 15 and counted["hessian_products"] > 0
     assert len(waits) == 15 + counted["rejected"] + counted["hessian_products"]
     assert max(waits) <= 3 * 2 + rules.MAX_STAGES
-
-
-def test_rules_are_those_of_the_cpu():
-    """To the bit, until the kernels for the CPU are compiled from the same lines."""
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        scalars = rng.lognormal(sigma=2.0, size=rules.SLOTS)
-        scalars[rules.IS_STIFF] = rng.integers(2)
-        error = rng.choice([rng.lognormal(sigma=2.0), np.nan])
-        ours, theirs = scalars.copy(), scalars.copy()
-        accepted = bool(error <= 1.0)
-        assert rules.order_of(scalars) == flowing.order_of(scalars)
-        assert rules.is_over(scalars) == flowing._is_over(scalars)
-        rules.resize(ours, error, rules.order_of(ours), accepted)
-        flowing._resize(theirs, error, flowing.order_of(theirs), accepted)
-        np.testing.assert_allclose(ours, theirs, rtol=1e-14)
-        h, radius = rng.lognormal(sigma=5.0, size=2)
-        np.testing.assert_allclose(rules.stages_for(h, radius), chebyshev._stages(h, radius), rtol=1e-14)
-    for s in (2, 3, 50, rules.MAX_STAGES):
-        t, other = np.zeros((2, 2, rules.MAX_STAGES + 1))
-        np.testing.assert_allclose(
-            rules.chebyshev_polynomials(t, s), chebyshev._prepare(other, s), rtol=1e-12
-        )
-        np.testing.assert_allclose(t, other, rtol=1e-12)

@@ -452,3 +452,18 @@ def test_bad_choices(choices, message):
 def test_check_is_a_flag():
     with pytest.raises(TypeError, match="check must be True or False, not 1"):
         dmf.GradientFlow(check=1)
+
+
+def test_a_step_that_ends_on_a_level_to_the_bit_halts_there():
+    trajectory = bind(small(), dmf.Product(2), dmf.GradientFlow()).start(
+        dmf.Gaussian().draw(dmf.Product(2), (30, 30), np.random.default_rng(0))
+    )
+    losses = []
+    for _ in range(5):
+        trajectory.advance(1)
+        losses.append(trajectory.loss)
+    again = bind(small(), dmf.Product(2), dmf.GradientFlow()).start(
+        dmf.Gaussian().draw(dmf.Product(2), (30, 30), np.random.default_rng(0))
+    )
+    assert again.advance(100, [(losses[3], np.inf)]) is Event.HALTED
+    assert (again.step, again.loss, again.is_at_step) == (4, losses[3], True)

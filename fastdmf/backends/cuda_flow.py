@@ -276,7 +276,7 @@ class FlowTrajectory(CudaTrajectory):
             if self._halts_inside(halts, until):
                 return Event.HALTED
             self._go_to_end()
-            norm = np.sqrt(now[GRADIENT_SQUARED])
+            norm = np.sqrt(now[GRADIENT_SQUARED]) if norms else 0.0
             if any(now[LOSS] <= pair[0] and norm <= pair[1] for pair in halts) or now[TIME] >= until:
                 return Event.HALTED
             if now[STEPS] % REST == 0.0 and self._rests():

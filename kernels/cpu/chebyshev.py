@@ -7,11 +7,11 @@ Before the flow becomes stiff, while it leaves the saddle near zero, accuracy is
 those of Dormand and Prince go twice as far for their evaluations: they are taken until h ρ is at their limit.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 
+from fastdmf.kernels import flow_rules
 from fastdmf.kernels.cpu.compilation import kernel
 from fastdmf.kernels.cpu.flow import (
     Integrator,
@@ -30,7 +30,6 @@ from fastdmf.kernels.cpu.stepping import forward
 from fastdmf.kernels.cpu.tables import copy_into, is_set
 from fastdmf.kernels.cpu.verbs import Operator, implements, pull_back, step_back
 from fastdmf.kernels.flow_rules import (
-    DAMPING,
     ERROR,
     EVALUATIONS,
     EXPLICIT_LIMIT,
@@ -38,7 +37,6 @@ from fastdmf.kernels.flow_rules import (
     IS_CURRENT,
     IS_STIFF,
     LAST_ERROR,
-    MAX_STAGES,
     NEW_GRADIENT,
     NEW_LOSS,
     NEW_POINT,
@@ -53,12 +51,15 @@ from fastdmf.kernels.flow_rules import (
     STAGE,
     STAGES,
     STEP_SIZE,
-    STRETCH,
 )
 
 #: The sets whose combinations are the first stage, and the later ones and the error.
 _FIRST = np.array([POINT, GRADIENT])
 _ALL = np.array([POINT, NEW_POINT, GRADIENT, NEW_GRADIENT])
+
+# The rules that hold on every device, as kernels.
+stages_for = kernel(flow_rules.stages_for)
+chebyshev_polynomials = kernel(flow_rules.chebyshev_polynomials)
 
 
 class Chebyshev(NamedTuple):
@@ -96,40 +97,15 @@ def _find_radius(method, flow, model, support, operator, scalars, cancel):
 
 
 @kernel
-def _stages(h, radius):
-    """The number of stages for a step, and the step that this number allows."""
-    wanted = math.sqrt(1.0 + STRETCH * h * radius)
-    if wanted > MAX_STAGES:
-        return MAX_STAGES, (MAX_STAGES**2 - 1) / (STRETCH * radius)
-    return max(2, math.ceil(wanted)), h
-
-
-@kernel
-def _prepare(polynomials, s):
-    """T_j and b_j of the stages j ≤ s, and w₀, w₁: T_j = T_j(w₀), b_j = T_j''(w₀) / T_j'(w₀)²."""
-    t, b = polynomials[0], polynomials[1]
-    w0 = 1.0 + DAMPING / s**2
-    t[0], t[1] = 1.0, w0
-    slope_before, slope, bend_before, bend = 0.0, 1.0, 0.0, 0.0
-    for j in range(2, s + 1):
-        t[j] = 2.0 * w0 * t[j - 1] - t[j - 2]
-        slope_before, slope, old = slope, 2.0 * t[j - 1] + 2.0 * w0 * slope - slope_before, slope
-        bend_before, bend = bend, 4.0 * old + 2.0 * w0 * bend - bend_before
-        b[j] = bend / slope**2
-    b[0] = b[1] = b[2]
-    return w0, slope / bend
-
-
-@kernel
 def _chebyshev_step(method, flow, model, support, operator, scalars, cancel):
     """Try a step of this method.
 
     Y_1 = Y_0 − μ̃_1 h g_0;  Y_j = (1 − μ_j − ν_j) Y_0 + μ_j Y_{j−1} + ν_j Y_{j−2} − μ̃_j h g_{j−1} − γ̃_j h g_0.
     """
     like, weights = model.w, flow.weights
-    s, h = _stages(scalars[STEP_SIZE], scalars[RADIUS])
+    s, h = stages_for(scalars[STEP_SIZE], scalars[RADIUS])
     scalars[STEP_SIZE] = h
-    w0, w1 = _prepare(method.polynomials, s)
+    w0, w1 = chebyshev_polynomials(method.polynomials, s)
     t, b = method.polynomials[0], method.polynomials[1]
     scalars[IS_CURRENT] = 0.0
     scalars[STAGES] += s

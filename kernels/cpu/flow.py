@@ -10,22 +10,23 @@ import numba
 import numpy as np
 from numba import types
 
+from fastdmf.kernels import flow_rules
 from fastdmf.kernels.cpu.compilation import compile_apart, kernel
 from fastdmf.kernels.cpu.stepping import forward
 from fastdmf.kernels.cpu.tables import copy_into, flat
 from fastdmf.kernels.cpu.verbs import FLAGS, SUPPORT, Model, Operator, declare, pull_back
 from fastdmf.kernels.flow_rules import (
     ABSOLUTE,
-    END_LOSS,
     EVALUATIONS,
-    FIRST_LOSS,
     NEW_POINT,
-    PLATEAU,
     POINT,
 )
 
 #: Elements that are handled at a time, so that they stay in the nearest cache.
 _PART = 1024
+
+#: A rule that holds on every device, as a kernel.
+is_on_plateau = kernel(flow_rules.is_on_plateau)
 
 
 class Flow(NamedTuple):
@@ -91,12 +92,6 @@ def evaluate(model, support, operator, point, gradient, scalars, cancel):
     pull_back(model, support, point, gradient, cancel)
     scalars[EVALUATIONS] += 1.0
     return loss
-
-
-@kernel
-def is_on_plateau(scalars):
-    """Whether the loss has not yet left the first plateau."""
-    return scalars[END_LOSS] > PLATEAU * scalars[FIRST_LOSS]
 
 
 @kernel
@@ -180,5 +175,6 @@ def relative_error(flow, error, rtol, like):
             ee, xx, yy = _squares(e[part], old[part], new[part])
             errors, olds, news = errors + ee, olds + xx, news + yy
         relative = np.sqrt(errors) / (ABSOLUTE + rtol * np.sqrt(max(olds, news)))
-        worst = worst if relative <= worst else relative
+        if not relative <= worst and worst == worst:  # NaN stays
+            worst = relative
     return worst

@@ -7,13 +7,12 @@ there does not change the path.
 
 import numpy as np
 
+from fastdmf.kernels import flow_rules
 from fastdmf.kernels.cpu.compilation import entry_point, kernel
 from fastdmf.kernels.cpu.flow import attempt, combine, evaluate, set_of, swap
 from fastdmf.kernels.cpu.stepping import ALL_STEPS, CANCELLED, HALTED, forward, is_met, sum_of_squares
 from fastdmf.kernels.cpu.tables import copy_into, flat, is_set
 from fastdmf.kernels.flow_rules import (
-    BLUR,
-    BLUR_SINGLE,
     END_LOSS,
     END_TIME,
     ERROR,
@@ -54,11 +53,9 @@ STUCK = 4
 #: A step that is taken led from what has the role of NEW_POINT now to POINT.
 _ENDS = np.array([NEW_POINT, NEW_GRADIENT, POINT, GRADIENT])
 
-
-@kernel
-def order_of(scalars):
-    """The order of the error estimate, by which steps grow and shrink."""
-    return 5.0 if scalars[IS_STIFF] == 0.0 else 3.0
+# The rules that hold on every device, as kernels.
+order_of, is_over = kernel(flow_rules.order_of), kernel(flow_rules.is_over)
+rises, resize = kernel(flow_rules.rises), kernel(flow_rules.resize)
 
 
 @kernel
@@ -176,15 +173,6 @@ def _go_to_end(scalars):
 
 
 @kernel
-def _is_over(scalars):
-    """Whether nothing moves: the loss is zero, or the gradient at the start.
-
-    Later the gradient's norm may be known or not, as a run is cut or watched, which must not change its path.
-    """
-    return scalars[END_LOSS] == 0.0 or (scalars[STEPS] == 0.0 and scalars[GRADIENT_SQUARED] == 0.0)
-
-
-@kernel
 def _rests(flow, scalars, like):
     """Whether the last step did no more than rounding does in all its stages, to factors and loss."""
     if scalars[END_LOSS] < 0.999 * scalars[START_LOSS]:
@@ -200,34 +188,6 @@ def _rests(flow, scalars, like):
         if moved > rounding**2 * size:
             return False
     return True
-
-
-@kernel
-def _rises(loss, before, like):
-    """Whether the loss rose by more than it is blurred by rounding."""
-    blur = BLUR if like.itemsize == 8 else BLUR_SINGLE
-    return not loss <= before * (1.0 + blur)
-
-
-@kernel
-def _resize(scalars, error, order, is_accepted):
-    """Set the size of the next step.
-
-    After an accepted step by the predictive rule (Gustafsson 1994), which foresees that the error goes on
-    growing as it did from the last step to this one: from a saddle the flow accelerates.
-    """
-    h, before = scalars[STEP_SIZE], scalars[SEGMENT]
-    if is_accepted:
-        error = max(error, 1e-4)
-        factor = 0.85 * error ** (-1.0 / order)
-        if before > 0.0:
-            factor *= min(1.0, h / before * (scalars[LAST_ERROR] / error) ** (1.0 / order))
-        scalars[STEP_SIZE] = h * min(4.0, max(0.2, factor))
-        scalars[LAST_ERROR] = error
-    elif not np.isfinite(error):
-        scalars[STEP_SIZE] = 0.25 * h
-    else:  # the error was too large, or else the loss rose
-        scalars[STEP_SIZE] = h * (max(0.1, 0.8 * error ** (-1.0 / order)) if error > 1.0 else 0.5)
 
 
 @entry_point
@@ -265,7 +225,7 @@ def flow_on(
         return 0, ALL_STEPS
     taken, rejections = 0, 0
     while taken < steps:
-        if _is_over(scalars) or rejections > MOST_REJECTIONS:
+        if is_over(scalars) or rejections > MOST_REJECTIONS:
             return taken, STUCK
         copy_into(flow.before, scalars)
         attempt(integrator, flow, model, support, operator, scalars, cancel)
@@ -273,8 +233,8 @@ def flow_on(
             copy_into(scalars, flow.before)
             return taken, CANCELLED
         h, error, loss = scalars[STEP_SIZE], scalars[ERROR], scalars[NEW_LOSS]
-        is_accepted = error <= 1.0 and not _rises(loss, scalars[END_LOSS], like)
-        _resize(scalars, error, order_of(scalars), is_accepted)
+        is_accepted = error <= 1.0 and not rises(loss, scalars[END_LOSS], like.itemsize)
+        resize(scalars, error, order_of(scalars), is_accepted)
         if not is_accepted:
             scalars[REJECTED] += 1.0
             if scalars[IS_STIFF] == 0.0 or not error > 1.0:  # at its stability limit a method rings

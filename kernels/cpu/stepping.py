@@ -154,9 +154,13 @@ def _move_exact(rule, model, support, operator, factors, grads, scalars, has_gra
 
 @kernel
 def is_met(loss_below, gradient_below, scalars):
-    """Whether any pair of thresholds is met by the loss and the gradient's norm together."""
+    """Whether any pair of thresholds is met by the loss and the gradient's norm together.
+
+    The norm may not be known where no threshold is for it.
+    """
     for c in range(loss_below.size):
-        if scalars[LOSS] <= loss_below[c] and np.sqrt(scalars[GRADIENT_SQUARED]) <= gradient_below[c]:
+        is_small = np.isinf(gradient_below[c]) or np.sqrt(scalars[GRADIENT_SQUARED]) <= gradient_below[c]
+        if is_small and scalars[LOSS] <= loss_below[c]:
             return True
     return False
 
