@@ -72,6 +72,16 @@ OTHERS = [
     Row("seconds of one such step", [Figure("large.Step.track_seconds")], "{:.2f}".format, " s"),
     Row("such steps on two threads against one", [Figure("large.Threads.track_times_faster")]),
     Row(
+        "2000 dense measurements of a 100 × 100 matrix, float32, beside two products by BLAS: one point, "
+        "one with symmetric measurements, sixteen in lockstep",
+        _over("sensing.BesideGemv.track_times_faster", ("one", "symmetric", "sixteen")),
+    ),
+    Row(
+        "the flow to a mean squared loss of 1e-6, depth 2 / 3 / 4, float32, beside the steps of GroupRMSprop "
+        "that the papers' code takes, in PyTorch",
+        _over("flows.BesideThePapersCode.track_times_faster", DEPTHS),
+    ),
+    Row(
         "eight seeds at once against one by one, completion / sensing",
         _over("ensembles.Together.track_times_faster", ["completion", "sensing"]),
     ),
@@ -94,11 +104,14 @@ OTHERS = [
         "{:.2f}".format,
         "",
     ),
-    Row(
-        "exact line search on top of a gradient step, in gradient steps, depth 2 / 3 / 4, float64",
-        _over("line_search.LineSearch.track_extra", DEPTHS, ["float64"]),
-        "{:.2f}".format,
-        "",
+    *(
+        Row(
+            f"exact line search on top of a gradient step, in gradient steps, depth 2 / 3 / 4, {dtype}",
+            _over("line_search.LineSearch.track_extra", DEPTHS, [dtype]),
+            "{:.2f}".format,
+            "",
+        )
+        for dtype in DTYPES
     ),
     Row(
         "exponent of cost over observations, 10³ … 10⁷",
