@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 #: Calls one cached kernel, `stepping.entries_at`, whose helpers lie in other files.
@@ -69,3 +72,33 @@ def test_the_cache_is_used_and_never_stale(tmp_path):
     for path in package.rglob("*.py"):
         path.write_text(path.read_text().replace("Chains", "Linked"))
     assert call() == (3.0, 0, 1)
+
+
+#: The end of a few steps, in hexadecimal; rows are longer than what is handled at once.
+END = """
+import hashlib, sys
+import fastdmf as dmf
+
+problem = dmf.Completion.random((130, 120), observed=3000)
+loop = dmf.Loop(problem, dmf.Product(2), dmf.GradientDescent(lr=20.0), threads=int(sys.argv[1]))
+state = loop.advance(loop.init(dmf.Gaussian(product_scale=0.1), seed=0), 10)
+print(hashlib.sha256(b"".join(w.tobytes() for w in state.factors)).hexdigest(), state.loss.hex())
+"""
+
+
+@pytest.mark.skipif(numba.get_num_threads() < 2, reason="needs two threads")
+def test_bits_do_not_depend_on_what_was_compiled_when(tmp_path):
+    """Code for one thread from the cache, that for two compiled beside it: each has its own helpers."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA")}
+    environment["NUMBA_CACHE_DIR"] = str(tmp_path)
+
+    def end(threads):
+        command = [sys.executable, "-c", END, str(threads)]
+        choices = {"env": environment, "cwd": ROOT, "capture_output": True, "text": True, "timeout": 120}
+        done = subprocess.run(command, **choices)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    compiled = end(1)
+    assert end(2) == compiled
+    assert end(1) == compiled

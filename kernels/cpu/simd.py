@@ -88,6 +88,10 @@ class Rows:
         """x · y + z, rounded once where the processor can."""
         return self._call(f"llvm.fmuladd.{self.name}", self.vector, [x, y, z])
 
+    def settled(self, x: Any) -> Any:
+        """X as it is: LLVM merges no other sum into it, in an order that might differ from build to build."""
+        return self._call(f"llvm.arithmetic.fence.{self.name}", self.vector, [x])
+
     def splat(self, value: Any) -> Any:
         """A vector of one value."""
         undefined = ir.Constant(self.vector, ir.Undefined)
@@ -112,9 +116,7 @@ class Rows:
             sums[k % 2] = self.b.fmul(u, v) if s is None else self.fma(u, v, s)
         if sums[1] is None:
             return sums[0]
-        # The fence keeps LLVM from making one chain of both again.
-        first, second = (self._call(f"llvm.arithmetic.fence.{self.name}", self.vector, [s]) for s in sums)
-        return self.b.fadd(first, second)
+        return self.b.fadd(*map(self.settled, sums))  # not to be made one chain again
 
     def totals(self, vectors: Sequence[Any]) -> Any:
         """The sums over the lanes of 1, 2, 4, … vectors, as one vector.
@@ -135,7 +137,7 @@ class Rows:
         while width > 1:
             width //= 2
             total = self.b.fadd(total, self.lanes_of(total, [lane ^ width for lane in lanes]))
-        return self.lanes_of(total, [each * k for k in range(number)])
+        return self.lanes_of(self.settled(total), [each * k for k in range(number)])
 
     def put(self, numbers: Any, base: Any, e: Any, accumulate: Any) -> None:
         """Write a short vector to elements e, e + 1, … of the array at an address, or add it to them."""
