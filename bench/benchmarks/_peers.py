@@ -208,7 +208,7 @@ class Race:
         self._check(start)
 
     def _check(self, start: Sequence[Array]) -> None:
-        """Both have moved by the same after three steps, but for what the factors lose by rounding each time."""
+        """Both have moved by the same after three steps, but for what rounding takes from the factors."""
         self.peer.advance(3)
         self.engine.advance(3)
         tolerance = 1e-2 if start[0].dtype == np.float32 else 1e-9
