@@ -14,6 +14,21 @@ def device(request):
     return request.param
 
 
+@pytest.fixture
+def on_shim(monkeypatch):
+    """A function (schedule) → the device that runs with device="cuda" use from now on."""
+    from fastdmf.backends import cuda
+    from tests.cuda_shim import ShimDevice
+
+    def choose(schedule=0):
+        device = ShimDevice(schedule)
+        monkeypatch.setattr(cuda, "open_device", lambda: device)
+        return device
+
+    choose()
+    return choose
+
+
 @pytest.fixture(scope="session")
 def make_problem():
     """A function (kind, flavor, loss="mean") → a small problem with fewer values than unknowns.

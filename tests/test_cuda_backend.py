@@ -15,7 +15,6 @@ from fastdmf.kernels.cpu import stepping
 from fastdmf.kernels.cuda import sources
 from fastdmf.kernels.flow_rules import SLOTS_OF_STEPS
 from tests import cuda_shim
-from tests.cuda_shim import ShimDevice
 from tests.test_against_naive import assert_same
 
 ROOT = Path(__file__).parent.parent
@@ -37,19 +36,6 @@ OPTIMIZERS = {
     "group RMSprop": dmf.GroupRMSprop(0.2),
 }
 START = dmf.Gaussian(product_scale=0.3)
-
-
-@pytest.fixture
-def on_shim(monkeypatch):
-    """A function (schedule) → the device that runs with device="cuda" use from now on."""
-
-    def choose(schedule=0):
-        device = ShimDevice(schedule)
-        monkeypatch.setattr(cuda, "open_device", lambda: device)
-        return device
-
-    choose()
-    return choose
 
 
 @pytest.fixture(params=["by launches", "by a block"])

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 
 import fastdmf as dmf
-from fastdmf.backends import Event, cuda
+from fastdmf.backends import Event
 from fastdmf.kernels import flow_rules as rules
 from tests import cuda_shim
-from tests.cuda_shim import ShimDevice
 from tests.test_cuda_backend import TOLERANCE, assert_close, problem_for, sensing
 
 pytestmark = pytest.mark.skipif(bool(cuda_shim.MISSING), reason=f"the CUDA shim {cuda_shim.MISSING}")
@@ -15,19 +14,6 @@ pytestmark = pytest.mark.skipif(bool(cuda_shim.MISSING), reason=f"the CUDA shim 
 FACTORIZATIONS = {"depth 2": dmf.Product(2), "depth 3": dmf.Product(3), "UUᵀ": dmf.Symmetric()}
 METHODS = {"rkc2": dmf.GradientFlow(), "dopri5": dmf.GradientFlow(rtol=1e-5, method="dopri5")}
 START = dmf.Gaussian(product_scale=0.03)
-
-
-@pytest.fixture
-def on_shim(monkeypatch):
-    """A function (schedule) → the device that runs with device="cuda" use from now on."""
-
-    def choose(schedule=0):
-        device = ShimDevice(schedule)
-        monkeypatch.setattr(cuda, "open_device", lambda: device)
-        return device
-
-    choose()
-    return choose
 
 
 def problem_of(factorization):
