@@ -15,6 +15,7 @@ from fastdmf.kernels.cpu.chebyshev import Chebyshev
 from fastdmf.kernels.cpu.dormand_prince import DormandPrince
 from fastdmf.kernels.cpu.flow import Flow, Integrator
 from fastdmf.kernels.cpu.flowing import flow_on
+from fastdmf.kernels.cpu.tables import Flags
 from fastdmf.kernels.cpu.verbs import Bound
 from fastdmf.optimizers import GradientFlow
 
@@ -42,7 +43,7 @@ class FlowTrajectory(CpuTrajectory):
         super().__init__(objective, optimizer, scratch, factors, scalars, evaluations)
         layout, dtype = objective.layout, objective.dtype
         self._sets = [Matrices.empty(layout.shapes, dtype, layout.lanes) for _ in range(_SETS)]
-        tables = np.stack([matrices.table for matrices in self._sets])
+        tables = np.stack([matrices.lines for matrices in self._sets])
         self._flow = Flow(
             tables, np.arange(_SETS), float(optimizer.rtol), float(optimizer.plateau_factor),
             np.zeros(_SETS), np.zeros(rules.SLOTS),
@@ -120,7 +121,7 @@ class FlowTrajectory(CpuTrajectory):
             return float(np.sqrt(self._scalars[rules.GRADIENT_SQUARED]))
         return float(np.sqrt(sum(float(np.linalg.norm(g)) ** 2 for g in self._gradients())))
 
-    def _call(self, steps: int, halts: Halts, until: float, cancels: Array) -> Event:
+    def _call(self, steps: int, halts: Halts, until: float, cancels: Flags) -> Event:
         o = self.objective
         norms, loss_below, gradient_below = thresholds(halts)
         with o.holding_threads(), o.launching():

@@ -6,15 +6,16 @@ import numpy as np
 
 from fastdmf._checks import Array
 from fastdmf.backends.layout import aligned_empty, whole_vectors
-from fastdmf.kernels.cpu.tables import table_of
+from fastdmf.kernels.cpu.tables import Table, lines_of
 
 
 class Matrices:
-    """C-contiguous matrices and the table by which kernels find them."""
+    """C-contiguous matrices and the table by which kernels find them, in the memory of ``lines``."""
 
     def __init__(self, arrays: Sequence[Array]) -> None:
         self.arrays = list(arrays)
-        self.table = table_of(self.arrays)
+        self.lines = lines_of(self.arrays)
+        self.table = Table(self.lines.ctypes.data, len(self.lines))
 
     @classmethod
     def empty(cls, shapes: Sequence[tuple[int, int]], dtype: np.dtype, lanes: int = 1) -> "Matrices":
@@ -32,7 +33,7 @@ class Matrices:
     def rotate(self, places: int) -> None:
         """Let the matrices change places, in the table as well."""
         self.arrays = self.arrays[places:] + self.arrays[:places]
-        self.table[:] = np.roll(self.table, -places, axis=0)
+        self.lines[:] = np.roll(self.lines, -places, axis=0)
 
 
 def _with_filled_rows(shape: tuple[int, int], dtype: np.dtype, lanes: int) -> Array:

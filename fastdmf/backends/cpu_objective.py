@@ -22,7 +22,7 @@ from fastdmf.kernels.cpu.completion import Entries
 from fastdmf.kernels.cpu.product import Chains
 from fastdmf.kernels.cpu.stepping import FixedStep
 from fastdmf.kernels.cpu.symmetric import Tied
-from fastdmf.kernels.cpu.tables import VECTOR_BYTES, table_of
+from fastdmf.kernels.cpu.tables import VECTOR_BYTES, Flags, Table
 from fastdmf.kernels.cpu.unfactored import Unfactored
 from fastdmf.kernels.cpu.verbs import Bound, Model, Operator, Support
 from fastdmf.kernels.flow_rules import SLOTS_OF_STEPS
@@ -30,9 +30,9 @@ from fastdmf.problems import Completion, Problem
 from fastdmf.problems.base import root_mean_square
 
 #: Thresholds and flags of calls that nothing ends early.
-NO_HALTS, NEVER = np.empty(0), np.empty(0, np.int64)
+NO_HALTS, NEVER = np.empty(0), Flags(0, 0)
 #: Any rule will do where no step is taken; this one is compiled for gradient descent anyway.
-_NO_RULE = FixedStep(0.0, 0.0, table_of([]))
+_NO_RULE = FixedStep(0.0, 0.0, Table(0, 0))
 
 _one_parallel_call = threading.Lock()
 

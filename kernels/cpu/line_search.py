@@ -13,7 +13,7 @@ import numpy as np
 from fastdmf.kernels.cpu.blas import multiply
 from fastdmf.kernels.cpu.compilation import kernel
 from fastdmf.kernels.cpu.product import Chains, chain_end
-from fastdmf.kernels.cpu.tables import place
+from fastdmf.kernels.cpu.tables import Table, place
 from fastdmf.kernels.cpu.verbs import expand, implements, look, look_along, measure
 
 #: Logarithm of the square of a ratio, 1e-60, below which a coefficient is nothing.
@@ -31,7 +31,7 @@ class LineSearch(NamedTuple):
     """
 
     max_step: float
-    powers: np.ndarray
+    powers: Table
     entries: np.ndarray
     coefficients: np.ndarray
     gram: np.ndarray
