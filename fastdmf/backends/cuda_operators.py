@@ -196,7 +196,7 @@ def bind_problem(
     shape, tied = problem.shape, isinstance(factorization, Symmetric)
 
     def entries(rows: Array, cols: Array) -> tuple[Layout, Entries]:
-        layout = layout_of(factorization, shape, (rows, cols), 1)
+        layout = layout_of(factorization, shape, (rows, cols))
         width = layout.shapes[layout.left - 1][1]
         return layout, Entries(device, launch, rows, cols, shape, width, tied)
 
@@ -211,5 +211,5 @@ def bind_problem(
         touched = touched_entries(problem)
         layout, support = entries(*touched.where)
         return layout, SparseRows(support, problem, touched, dtype, device, launch)
-    layout = layout_of(factorization, shape, None, 1)
+    layout = layout_of(factorization, shape, None)
     return layout, DenseRows(Whole(device, shape, tied), problem, tied, dtype, device, launch)

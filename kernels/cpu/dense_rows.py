@@ -23,8 +23,8 @@ from numba import types
 from numba.extending import intrinsic, overload
 
 from fastdmf.kernels.cpu.compilation import compile_apart, kernel
-from fastdmf.kernels.cpu.simd import Rows, loop
 from fastdmf.kernels.cpu.tables import VECTOR_BYTES, vector_at
+from fastdmf.kernels.cpu.vectors import Rows, loop
 
 ROWS, MEMBERS = 6, 4
 TILE = 32

@@ -32,7 +32,7 @@ is_on_plateau = kernel(flow_rules.is_on_plateau)
 class Flow(NamedTuple):
     """Memory and tolerances of a flow.
 
-    ``sets`` (K, N, 4) are tables of matrices and ``roles`` (K,) says which of them has which role.  The
+    ``sets`` (K, N, 5) are tables of matrices and ``roles`` (K,) says which of them has which role.  The
     error of a step is held below ``rtol``, and below ``rtol · plateau_factor`` on the first plateau.
     ``weights`` (K,) are for :func:`combine`; ``before`` (SLOTS,) keeps the scalars while a step is tried.
     """
@@ -55,7 +55,7 @@ class Integrator(NamedTuple):
 
 def _attempt_signature(t):
     empty = np.empty(0)
-    flow = numba.typeof(Flow(np.empty((0, 0, 4), np.int64), np.empty(0, np.int64), 0.0, 0.0, empty, empty))
+    flow = numba.typeof(Flow(np.empty((0, 0, 5), np.int64), np.empty(0, np.int64), 0.0, 0.0, empty, empty))
     model = types.NamedTuple((*[types.int64] * 7, t[::1]), Model)
     operator = types.NamedTuple((*[types.int64] * 4, types.float64, t[::1], t[::1]), Operator)
     return types.void(flow, model, SUPPORT, operator, types.float64[::1], FLAGS)

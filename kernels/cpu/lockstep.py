@@ -30,7 +30,7 @@ from fastdmf.kernels.flow_rules import SLOTS_OF_STEPS
 class Company(NamedTuple):
     """B trajectories of one engine.
 
-    ``points``, ``grads`` and ``velocities`` (B, N, 4) are a table for each; ``models``, ``w``, ``r``,
+    ``points``, ``grads`` and ``velocities`` (B, N, 5) are a table for each; ``models``, ``w``, ``r``,
     ``work``, ``scalars`` and ``cancels`` are the addresses of what each has.  ``has_gradient`` (B,) says
     whose gradient in the factors is known; ``before`` (B, 2) is scratch memory, and in ``events`` (B,) is
     left why each one stopped.

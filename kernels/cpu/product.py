@@ -66,7 +66,7 @@ def _transposed(x, memory):
         memory, x.address, x.stride * memory.itemsize, x.rows, -(-x.cols // lanes),
         memory.ctypes.data, stride * memory.itemsize,
     )  # fmt: skip
-    return Place(memory.ctypes.data, x.cols, x.rows, stride)
+    return Place(memory.ctypes.data, x.cols, x.rows, stride, 0)
 
 
 @kernel

@@ -1,15 +1,14 @@
 """Matrices scattered in memory, addressed by one small table.
 
 A depth-N factorization is N matrices of different shapes.  A tuple of arrays would make Numba compile
-every kernel once per depth; a table of (address, rows, columns, stride), one line a matrix, serves every
-depth with one compilation.  The stride is the number of elements from one row to the next: rows may be
-longer in memory than the matrix is wide, and what they end in is zero.  Whoever makes a table keeps the
-arrays alive.
+every kernel once per depth; a table of places, one line a matrix, serves every depth with one compilation.
+The stride is the number of elements from one row to the next: rows may be longer in memory than the matrix
+is wide, and what they end in is zero.  What whole vectors leave over of them may lie apart, in tails right
+behind the rows.  Whoever makes a table keeps the memory alive.
 """
 
 from typing import NamedTuple
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -19,15 +18,21 @@ from fastdmf.kernels.cpu.compilation import inlined, kernel
 
 #: Rows of sparse products are aligned to so many bytes, and filled up to multiples of them.
 VECTOR_BYTES = 64
+#: A tail takes so many.
+TAIL_BYTES = 16
 
 
 class Place(NamedTuple):
-    """Where a matrix lies."""
+    """Where a matrix lies, and where its ``tails`` do, 0 if it has none."""
 
     address: int
     rows: int
     cols: int
     stride: int
+    tails: int
+
+
+_WORDS = len(Place._fields)
 
 
 class Table(NamedTuple):
@@ -44,12 +49,6 @@ class Flags(NamedTuple):
     count: int
 
 
-def lines_of(matrices) -> np.ndarray:
-    """The lines of a table, of matrices whose rows are contiguous."""
-    lines = [(a.ctypes.data, *a.shape, max(a.strides[0] // a.itemsize, a.shape[1])) for a in matrices]
-    return np.array(lines, dtype=np.int64).reshape(-1, 4)
-
-
 @intrinsic
 def _word(typingctx, address, k):
     """The integer number k from an address on."""
@@ -64,21 +63,21 @@ def _word(typingctx, address, k):
 @kernel
 def place(table, j):
     """Line j of a table."""
-    line = table.address + 8 * 4 * j
-    return Place(_word(line, 0), _word(line, 1), _word(line, 2), _word(line, 3))
+    line = table.address + 8 * _WORDS * j
+    return Place(_word(line, 0), _word(line, 1), _word(line, 2), _word(line, 3), _word(line, 4))
 
 
 @kernel
 def table_in(tables, k):
-    """Table k of a stack of them, (K, N, 4)."""
+    """Table k of a stack of them, (K, N, 5)."""
     lines = tables.shape[1]
-    return Table(tables.ctypes.data + 8 * 4 * lines * k, lines)
+    return Table(tables.ctypes.data + 8 * _WORDS * lines * k, lines)
 
 
 @kernel
 def place_of(array, rows, cols):
     """The memory of a C-contiguous array as a matrix."""
-    return Place(array.ctypes.data, rows, cols, cols)
+    return Place(array.ctypes.data, rows, cols, cols, 0)
 
 
 @intrinsic
@@ -100,9 +99,10 @@ def vector_at(typingctx, address, size, like):
 
 @inlined
 def flat(table, j, like):
-    """Line j of a table as a vector of all its elements, with the zeros that rows end in."""
+    """Line j of a table as a vector of all its elements, with the zeros that rows end in, and its tails."""
     matrix = place(table, j)
-    return vector_at(matrix.address, matrix.rows * matrix.stride, like)
+    length = matrix.stride + (TAIL_BYTES // like.itemsize if matrix.tails != 0 else 0)
+    return vector_at(matrix.address, matrix.rows * length, like)
 
 
 @kernel

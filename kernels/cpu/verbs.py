@@ -20,7 +20,7 @@ from fastdmf.kernels.cpu.compilation import compiled
 from fastdmf.kernels.cpu.tables import Flags, Place, Table
 
 #: The base of a sum that has none.
-NOWHERE = Place(0, 0, 0, 0)
+NOWHERE = Place(0, 0, 0, 0, 0)
 
 
 class Model(NamedTuple):
