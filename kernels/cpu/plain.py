@@ -11,18 +11,18 @@ def _row(place, i, width, like):
 
 
 @kernel
-def dot_rows(like, count, left, dense, starts, indices, first, last, accumulate, out):
-    """out_e (+)= ⟨left_i, dense[indices_e]⟩ for first ≤ i < last and starts_i ≤ e < starts_{i+1}."""
+def dot_rows(like, count, left, dense, starts, indices, first, last, accumulate, w):
+    """w_e (+)= ⟨left_i, dense[indices_e]⟩ for first ≤ i < last and starts_i ≤ e < starts_{i+1}."""
     width = count * VECTOR_BYTES // like.itemsize
-    w = vector_at(out, starts[last], like)
+    products = vector_at(w, starts[last], like)
     for i in range(first, last):
         x = _row(left, i, width, like)
         for e in range(starts[i], starts[i + 1]):
             y = _row(dense, indices[e], width, like)
-            total = w[e] if accumulate else like.dtype.type(0)
+            total = products[e] if accumulate else like.dtype.type(0)
             for k in range(width):
                 total += x[k] * y[k]
-            w[e] = total
+            products[e] = total
 
 
 @kernel

@@ -73,15 +73,15 @@ def _for_each_row(
 
 
 @intrinsic
-def dot_rows(typingctx, like, count, left, dense, starts, indices, first, last, accumulate, out):
-    """out_e (+)= ⟨left_i, dense[indices_e]⟩ for first ≤ i < last and starts_i ≤ e < starts_{i+1}.
+def dot_rows(typingctx, like, count, left, dense, starts, indices, first, last, accumulate, w):
+    """w_e (+)= ⟨left_i, dense[indices_e]⟩ for first ≤ i < last and starts_i ≤ e < starts_{i+1}.
 
-    Of rows, the first ``count`` vectors are taken.  Matrices are given as places, ``out`` as an address.
+    Of rows, the first ``count`` vectors are taken.  Matrices are given as places, ``w`` as an address.
     """
     dtype = like.dtype
 
     def codegen(context, builder, signature, args):
-        _, count, left, dense, starts, indices, first, last, accumulate, out = args
+        _, count, left, dense, starts, indices, first, last, accumulate, w = args
         left, dense = (Matrix.of(builder, place, dtype) for place in (left, dense))
         starts = Indices(context, builder, signature.args[4], starts)
         indices = Indices(context, builder, signature.args[5], indices)
@@ -96,7 +96,7 @@ def dot_rows(typingctx, like, count, left, dense, starts, indices, first, last, 
                         rows.products(x, rows.load(*dense.row(index)))
                         for index in rows.indices_at(indices, e, number)
                     ]
-                    rows.put(rows.totals(products), out, e, accumulate)
+                    rows.put(rows.totals(products), w, e, accumulate)
                     return []
 
                 _by_fours(builder, begin, end, [], dots)
