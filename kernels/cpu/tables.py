@@ -9,6 +9,7 @@ behind the rows.  Whoever makes a table keeps the memory alive.
 
 from typing import NamedTuple
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -71,7 +72,7 @@ def place(table, j):
 def table_in(tables, k):
     """Table k of a stack of them, (K, N, 5)."""
     lines = tables.shape[1]
-    return Table(tables.ctypes.data + 8 * _WORDS * lines * k, lines)
+    return Table(np.int64(tables.ctypes.data) + 8 * _WORDS * lines * k, lines)
 
 
 @kernel
@@ -125,7 +126,7 @@ def _byte(typingctx, address):
 @kernel
 def flags_at(addresses):
     """The flags whose addresses an array holds."""
-    return Flags(addresses.ctypes.data, addresses.size)
+    return Flags(np.int64(addresses.ctypes.data), addresses.size)
 
 
 @kernel
