@@ -1,12 +1,14 @@
 """From problems to what the Numba kernels take: a support and an operator on it."""
 
 import math
+from collections.abc import Sequence
 from functools import singledispatch
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastdmf._checks import Array
+from fastdmf.backends.cpu_memory import RowFormat
 from fastdmf.backends.layout import aligned_empty, blocks_of, compressed_rows, refuse_overflow, whole_vectors
 from fastdmf.backends.measurements import are_symmetric, touched_entries, triangles
 from fastdmf.backends.tiles import blocks_support, tiling_of
@@ -14,7 +16,7 @@ from fastdmf.kernels.cpu.blocked import Blocks
 from fastdmf.kernels.cpu.completion import Entries, Pattern
 from fastdmf.kernels.cpu.dense_rows import MOST_ROWS, ROWS
 from fastdmf.kernels.cpu.sensing import DenseRows, SparseRows
-from fastdmf.kernels.cpu.tables import VECTOR_BYTES
+from fastdmf.kernels.cpu.tables import TAIL_BYTES, VECTOR_BYTES
 from fastdmf.kernels.cpu.whole import Masked, Whole
 from fastdmf.problems import Completion, Problem, Sensing
 
@@ -82,19 +84,26 @@ def density(problem: Completion) -> float:
 def crossover(shape: tuple[int, int], width: int, dtype: np.dtype) -> float:
     """The density above which dense products are faster than sparse ones at depth 2.
 
-    Measured on matrices of 30 to 3000 rows and widths from 3 up, with AVX-512 and one thread, by timing
-    both forms of the step.  Sparse products are bound by loads: what counts is how near the gathered factor
-    lies, and how much of its vectors is filled.  Where the rule errs, the step it picks takes up to 1.2
-    times as long as the other; 1.5 for factors of a few columns.
+    Measured on square matrices of 30 to 1000 rows and widths from 5 up, with AVX-512 and one thread, by
+    timing both forms of the step.  Sparse products are bound by loads: what counts is how near the gathered
+    factor lies, how much of its vectors is filled, and in short rows what each costs by itself.  Where the
+    rule errs, the step it picks takes up to 1.3 times as long as the other; 1.6 for factors of a few columns.
     """
     lanes = VECTOR_BYTES // dtype.itemsize
-    filled = width / whole_vectors(width, lanes)
-    size = max(shape) * width * dtype.itemsize
-    return max(0.35, filled * next(limit for bound, limit in _CROSSOVERS if size <= bound))
+    length = sum(RowFormat(lanes, TAIL_BYTES // dtype.itemsize).parts(width))
+    size, vectors = max(shape) * width * dtype.itemsize, length / lanes
+    if_filled = min(_up_to(size, _BY_BYTES), _up_to(vectors, _BY_VECTORS))
+    return max(0.35, width / length * if_filled)
 
 
-#: Bytes of the larger factor, and the density from which dense products win if all vectors are full.
-_CROSSOVERS = ((1 << 14, 0.8), (1 << 17, 0.65), (1 << 20, 0.55), (math.inf, 0.4))
+def _up_to(value: float, limits: Sequence[tuple[float, float]]) -> float:
+    return next(limit for bound, limit in limits if value <= bound)
+
+
+#: Bytes of the larger factor, and the density from which dense products win if all vectors are full, …
+_BY_BYTES = ((3 << 14, 0.75), (5 << 14, 0.58), (1 << 17, 0.52), (math.inf, 0.45))
+#: … and the same for vectors in a row.
+_BY_VECTORS = ((1.5, 0.4), (2.5, 0.62), (math.inf, 1.0))
 
 
 @bind_problem.register
