@@ -87,7 +87,7 @@ def crossover(shape: tuple[int, int], width: int, dtype: np.dtype) -> float:
     Measured on square matrices of 30 to 1000 rows and widths from 5 up, with AVX-512 and one thread, by
     timing both forms of the step.  Sparse products are bound by loads: what counts is how near the gathered
     factor lies, how much of its vectors is filled, and in short rows what each costs by itself.  Where the
-    rule errs, the step it picks takes up to 1.3 times as long as the other; 1.6 for factors of a few columns.
+    rule errs, the step it picks takes up to 1.3 times as long as the other; 1.8 for factors of a few columns.
     """
     lanes = VECTOR_BYTES // dtype.itemsize
     length = sum(RowFormat(lanes, TAIL_BYTES // dtype.itemsize).parts(width))

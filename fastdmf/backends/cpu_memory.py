@@ -62,7 +62,7 @@ class Matrices:
 
     def put(self, arrays: Sequence[Array]) -> None:
         """Copy matrices to the first of these."""
-        for (together, tails), array in zip(self._parts, arrays, strict=False):
+        for (together, tails), array in zip(self._parts[: len(arrays)], arrays, strict=True):
             together[...] = array[:, : together.shape[1]]
             tails[...] = array[:, together.shape[1] :]
 
