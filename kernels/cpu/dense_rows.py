@@ -27,7 +27,7 @@ from fastdmf.kernels.cpu.tables import VECTOR_BYTES, vector_at
 from fastdmf.kernels.cpu.vectors import Rows, loop
 
 ROWS, MEMBERS = 6, 4
-TILE = 32
+TILE = 64
 GROUPS = 4
 MOST_ROWS = GROUPS * ROWS
 
