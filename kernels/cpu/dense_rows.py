@@ -116,16 +116,19 @@ def _for_each_size(builder: ir.IRBuilder, rows: Any, members: Any, most: int, em
 
 @intrinsic
 def _dot_tile(
-    typingctx, like, rows, a, stride, members, first, x, x_offset, sums, sums_offset, width, is_first
+    typingctx, like, rows, a, stride, members, first, x, x_offset, sums, sums_offset, width, is_first, ahead
 ):
-    """sums[b, i] (+)= A_i ∘ x_b over a tile, lane by lane; ``a`` is an address, offsets are in bytes."""
+    """sums[b, i] (+)= A_i ∘ x_b over a tile, lane by lane; ``a`` is an address, offsets are in bytes.
+
+    On the way the vectors of A that lie so many bytes ``ahead`` of its first row are prefetched.
+    """
     dtype, most = like.dtype, 1 if _is_one(x) else MEMBERS
     signature = types.void(
-        like, *[types.int64] * 5, x, types.int64, sums, types.int64, types.int64, types.boolean
+        like, *[types.int64] * 5, x, types.int64, sums, types.int64, types.int64, types.boolean, types.int64
     )
 
     def codegen(context, builder, signature, args):
-        _, rows, a, stride, members, first, x, x_offset, sums, sums_offset, width, is_first = args
+        _, rows, a, stride, members, first, x, x_offset, sums, sums_offset, width, is_first, ahead = args
         tile = _Tile(builder, dtype, width)
 
         def emit(rows, members):
@@ -141,6 +144,7 @@ def _dot_tile(
 
             def body(offset, get, _set, totals):
                 across = [get(builder.add(at, offset)) for at in a_at]
+                tile.prefetch(builder.add(builder.add(a, ahead), offset))
                 return [
                     tile.fma(v, u, totals[b * rows + i])
                     for b, u in enumerate([get(builder.add(at, offset)) for at in x_at])
@@ -159,7 +163,7 @@ def _dot_tile(
 
 @intrinsic
 def _add_tile(typingctx, like, rows, a, stride, members, first, r, r_offset, g, g_offset, width, ahead):
-    """g_b += Σ_i r[b, i] A_i over a tile, and prefetch A so many bytes ahead of it."""
+    """g_b += Σ_i r[b, i] A_i over a tile, and prefetch as :func:`_dot_tile` does."""
     dtype, most = like.dtype, 1 if _is_one(r) else MEMBERS
     signature = types.void(like, *[types.int64] * 5, r, types.int64, g, *[types.int64] * 3)
 
@@ -182,8 +186,7 @@ def _add_tile(typingctx, like, rows, a, stride, members, first, r, r_offset, g, 
                 for i in range(rows):
                     v = get(builder.add(a_at[i], offset))
                     totals = [tile.fma(v, weights[b][i], total) for b, total in enumerate(totals)]
-                for at in a_at:
-                    tile.prefetch(builder.add(builder.add(at, offset), ahead))
+                tile.prefetch(builder.add(builder.add(a, ahead), offset))
                 for total, at in zip(totals, g_at, strict=True):
                     put(total, builder.add(at, offset))
                 return []
@@ -235,10 +238,19 @@ def padded(width, like):
 
 
 @kernel
+def _ahead(turn, groups, rows, stride):
+    """Bytes from rows to one of those that are next after so many groups: another one at every turn.
+
+    Asked for all at once, they would come no sooner, and the processor would wait for them.
+    """
+    return (groups * rows + turn) * stride if turn < rows else 0
+
+
+@kernel
 def _dot_rows(a, width, first, groups, rows, x, work, slot, out):
     """out[b, i] = ⟨A_i, x_b⟩ for so many groups of ``rows`` rows from ``first`` on."""
     size, tile, count = a.itemsize, TILE * VECTOR_BYTES // a.itemsize, count_of(x)
-    stride, sums = a.strides[0], slot + padded(width, a)
+    stride, sums, turns = a.strides[0], slot + padded(width, a), -(-count // MEMBERS)
     for q in range(0, width, tile):
         for i in range(0, groups * rows, rows):
             lines = a.ctypes.data + (first + i) * stride + q * size
@@ -246,6 +258,7 @@ def _dot_rows(a, width, first, groups, rows, x, work, slot, out):
                 _dot_tile(
                     a, rows, lines, stride, min(MEMBERS, count - b), b, x, q * size, work,
                     sums + i * VECTOR_BYTES, min(tile, width - q), q == 0,
+                    _ahead(turns + b // MEMBERS, groups, rows, stride),
                 )  # fmt: skip
     for b in range(count):
         products = vector_at(address_of(out, b) + first * size, groups * rows, a)
@@ -264,7 +277,7 @@ def _add_rows(a, width, first, groups, rows, r, work, slot):
             for b in range(0, count, MEMBERS):
                 _add_tile(
                     a, rows, lines, stride, min(MEMBERS, count - b), b, r, i * size, work, slot + q * size,
-                    min(tile, width - q), groups * rows * stride if b == 0 else 0,
+                    min(tile, width - q), _ahead(b // MEMBERS, groups, rows, stride),
                 )  # fmt: skip
 
 
