@@ -85,7 +85,8 @@ class FlowTrajectory(CudaTrajectory):
         memory: Mapping[str, Array],
         evaluations: int,
     ) -> None:
-        super().__init__(objective, optimizer, evaluations, np.array(memory.get("scalars", np.zeros(SLOTS))))
+        scalars = np.array(memory.get("scalars", np.zeros(SLOTS)))
+        super().__init__(objective, optimizer, factors, evaluations, scalars)
         self._rtol, self._plateau_factor = float(optimizer.rtol), float(optimizer.plateau_factor)
         self._attempt = stabilized_step if optimizer.method == "rkc2" else explicit_step
         self._is_double = objective.dtype.itemsize == 8
@@ -330,7 +331,7 @@ class FlowTrajectory(CudaTrajectory):
         memory |= {f"direction_{j}": v for j, v in enumerate(self._fetch(self._sets[DIRECTION]))}
         if not self.is_at_step:
             for name, role in (("end", POINT), ("begin", NEW_POINT)):
-                factors = self.objective.layout.outward(self._fetch(self._sets[role]), None)
+                factors = self.objective.layout.outward(self._fetch(self._sets[role]), self._rest)
                 memory |= {f"{name}_{j}": w for j, w in enumerate(factors)}
         return memory
 

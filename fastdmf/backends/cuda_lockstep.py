@@ -102,7 +102,7 @@ class SmallTrajectory(StepTrajectory):
         evaluations: int,
     ) -> None:
         o, device = objective, objective.device
-        CudaTrajectory.__init__(self, objective, optimizer, evaluations, now_of(memory))
+        CudaTrajectory.__init__(self, objective, optimizer, factors, evaluations, now_of(memory))
         self._momentum = o.momentum
         self.home = device.empty((o.home_size,), o.dtype)
         sets = [Matrices(self.home[k * o.size :][: o.size], o.layout.shapes) for k in range(o.sets)]

@@ -9,8 +9,8 @@ import numpy as np
 from fastdmf._checks import Array
 from fastdmf.backends.cuda_device import Device, Matrices
 from fastdmf.backends.cuda_operators import Work, bind_problem
-from fastdmf.backends.cuda_support import Ends, Entries, Sampling, row_by_row
-from fastdmf.factorizations import Factorization, Symmetric
+from fastdmf.backends.cuda_support import Ends, Entries, Itself, Sampling, row_by_row
+from fastdmf.factorizations import Factorization
 from fastdmf.kernels.cuda.sources import SLOTS
 from fastdmf.problems import Completion, Problem
 from fastdmf.problems.base import root_mean_square
@@ -35,10 +35,6 @@ class CudaObjective:
     ) -> None:
         self.problem, self.factorization, self.dtype, self.device = problem, factorization, dtype, device
         self.launch = device.load(dtype)
-        if len(factorization.factor_shapes(problem.shape)) == 1 and not isinstance(factorization, Symmetric):
-            raise ValueError(
-                f"device 'cuda' moves two factors or more, not {factorization!r}: use device='cpu'"
-            )
         self.layout, self.operator = bind_problem(problem, factorization, dtype, device, self.launch)
         #: A state in which kernels run.
         self.going = device.put(np.zeros(SLOTS))
@@ -60,8 +56,8 @@ class CudaObjective:
 
     @property
     def _chains(self) -> tuple[tuple[int, int], ...]:
-        """Where the matrices of each chain begin, and how many they are."""
-        left, right = self.layout.left, self.layout.right
+        """Where the matrices of each chain begin, and how many they are; W itself is a chain of one."""
+        left, right = max(self.layout.left, 1), self.layout.right
         return ((0, left), (left, right)) if right else ((0, left),)
 
     @property
@@ -70,10 +66,10 @@ class CudaObjective:
         return self.operator.form
 
     @property
-    def summed_entries(self) -> Entries | None:
+    def summed_entries(self) -> Entries | Itself | None:
         """The support, if steps can be taken as the gradient is summed: no chain has to be multiplied out."""
         support, is_shallow = self.operator.support, self.layout.left <= 1 and self.layout.right <= 1
-        return support if is_shallow and isinstance(support, Entries) else None
+        return support if is_shallow and isinstance(support, Entries | Itself) else None
 
     def compose(self, point: Matrices, scratch: Scratch) -> Ends:
         """L and R of W = L Rᵀ; all prefix products P_j = M₁ … M_j of both chains are left in ``scratch``."""
@@ -164,7 +160,7 @@ class CudaObjective:
             return self.problem.test_error(self.factorization.compose(factors))
         support, sampling, values = self._held_out
         w = self.device.empty((values.size,), self.dtype)
-        support.compare(self.compose(point, scratch), sampling, None, 1.0, self.going, w, None)
+        support.compare(self.compose(point, scratch), None, 1.0, self.going, w, None, sampling)
         return root_mean_square(self.device.get(w) - values)
 
     @cached_property

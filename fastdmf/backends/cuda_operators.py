@@ -7,7 +7,7 @@ import numpy as np
 
 from fastdmf._checks import Array
 from fastdmf.backends.cuda_device import Device
-from fastdmf.backends.cuda_support import Ends, Entries, Support, Whole, converted, row_by_row
+from fastdmf.backends.cuda_support import Ends, Entries, Itself, Support, Whole, converted, row_by_row
 from fastdmf.backends.layout import Layout, layout_of
 from fastdmf.backends.measurements import TouchedEntries, are_symmetric, touched_entries, triangles
 from fastdmf.factorizations import Factorization, Symmetric
@@ -59,28 +59,31 @@ class Observed:
     form = "observed entries"
 
     def __init__(
-        self, support: Entries, values: Array, scale: float, device: Device, launch: Callable[..., None]
+        self,
+        support: Entries | Itself,
+        values: Array,
+        scale: float,
+        device: Device,
+        launch: Callable[..., None],
     ) -> None:
-        self.support, self._scale, self._device, self._launch = support, scale, device, launch
+        self.support, self._scale, self._device = support, scale, device
         self._values, self._dtype = device.put(values), values.dtype
+        self._known = Itself(launch, support.size, support.per_block)
 
     def work(self) -> Work:
         """Memory for the evaluations of one trajectory."""
-        empty = self._device.empty
-        return Work(empty((self.support.size,), self._dtype), empty((self.support.sampling.blocks,), _NUMBER))
+        empty, size = self._device.empty, self.support.size
+        blocks = -(-size // self.support.per_block)
+        return Work(empty((size,), self._dtype), empty((blocks,), _NUMBER))
 
     def residual(self, ends: Ends, state: Any, work: Work) -> None:
         """W is compared as it is sampled."""
-        support = self.support
-        support.compare(ends, support.sampling, self._values, self._scale, state, work.z, work.sums)
+        self.support.compare(ends, self._values, self._scale, state, work.z, work.sums)
 
     def residual_at(self, w: Any, state: Any, work: Work, linear: bool = False) -> None:
         """z = c (w − y)."""
-        sampling, values = self.support.sampling, None if linear else self._values
-        self._launch(
-            "entry_residual", (sampling.blocks,), w, values, self._scale, w.size, sampling.per_warp * WARPS,
-            state, work.z, work.sums,
-        )  # fmt: skip
+        values = None if linear else self._values
+        self._known.compare((w, w), values, self._scale, state, work.z, work.sums)
 
 
 class SparseRows:
@@ -90,7 +93,7 @@ class SparseRows:
 
     def __init__(
         self,
-        support: Entries,
+        support: Entries | Itself,
         problem: Sensing,
         touched: TouchedEntries,
         dtype: np.dtype,
@@ -135,7 +138,7 @@ class DenseRows:
 
     def __init__(
         self,
-        support: Whole,
+        support: Whole | Itself,
         problem: Sensing,
         tied: bool,
         dtype: np.dtype,
@@ -195,8 +198,10 @@ def bind_problem(
     """How the factors lie, and how W is measured."""
     shape, tied = problem.shape, isinstance(factorization, Symmetric)
 
-    def entries(rows: Array, cols: Array) -> tuple[Layout, Entries]:
+    def entries(rows: Array, cols: Array) -> tuple[Layout, Entries | Itself]:
         layout = layout_of(factorization, shape, (rows, cols), 1)
+        if layout.left == 0:
+            return layout, Itself(launch, rows.size)
         width = layout.shapes[layout.left - 1][1]
         return layout, Entries(device, launch, rows, cols, shape, width, tied)
 
@@ -212,4 +217,5 @@ def bind_problem(
         layout, support = entries(*touched.where)
         return layout, SparseRows(support, problem, touched, dtype, device, launch)
     layout = layout_of(factorization, shape, None, 1)
-    return layout, DenseRows(Whole(device, shape, tied), problem, tied, dtype, device, launch)
+    whole = Whole(device, shape, tied) if layout.left else Itself(launch, shape[0] * shape[1])
+    return layout, DenseRows(whole, problem, tied, dtype, device, launch)

@@ -1,6 +1,7 @@
 """Trajectories on a CUDA device that move step by step: gradient descent, GroupRMSprop."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from fastdmf._checks import Array
 from fastdmf.backends import Event, Halts
 from fastdmf.backends.cuda_device import Matrices
 from fastdmf.backends.cuda_objective import CudaObjective
-from fastdmf.backends.cuda_support import Entries
+from fastdmf.backends.cuda_support import Entries, Itself
 from fastdmf.backends.cuda_trajectory import CudaTrajectory
 from fastdmf.kernels.cuda.sources import (
     BLOCK,
@@ -41,7 +42,7 @@ class StepTrajectory(CudaTrajectory):
         evaluations: int,
     ) -> None:
         o, device = objective, objective.device
-        super().__init__(objective, optimizer, evaluations, now_of(memory))
+        super().__init__(objective, optimizer, factors, evaluations, now_of(memory))
         self._state = device.put(self._now)
         self._points = [o.matrices(), o.matrices()]
         self._put(o.layout.inward(factors), self._points[0])
@@ -120,14 +121,20 @@ class StepTrajectory(CudaTrajectory):
         self._velocities.reverse()
 
     def _descend(self) -> None:
+        self._descend_along(self._gradient.flat)
+
+    def _descend_along(self, gradient: Any) -> None:
         old, new = (v.flat for v in self._velocities) if self._momentum else (None, None)
         point, moved = (m.flat for m in self._points)
         self.objective.launch(
-            "descend", (-(-self._size // BLOCK),), self._gradient.flat, self._size, self._state,
+            "descend", (-(-self._size // BLOCK),), gradient, self._size, self._state,
             self._momentum, old, new, point, moved,
         )  # fmt: skip
 
-    def _descend_at_once(self, entries: Entries) -> None:
+    def _descend_at_once(self, entries: Entries | Itself) -> None:
+        if isinstance(entries, Itself):
+            self._descend_along(self._work.z)
+            return
         o = self.objective
         point, moved = (m.each for m in self._points)
         for k, (grid, (*lists, dense, rows)) in enumerate(entries.sides((point[0], point[-1]))):
