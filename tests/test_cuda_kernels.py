@@ -203,6 +203,30 @@ BUGS = {
         "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "sampled_residual",
         ("of_warps[k];\n  partials[blockIdx.x] = total;", "of_warps[k];\n  partials[0] += total;"),
     ),
+    "a stage past the last set": (
+        "asan", r"AddressSanitizer: heap-buffer-overflow \S*kernels:\d+", "combine",
+        ("sets[to * size + here] = sum;", "sets[(to + 1) * size + here] = sum;"),
+    ),
+    "a set that is changed where others read it": (
+        "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "combine",
+        ("sets[to * size + here] = sum;", "sets[to * size + (here + 1) % size] = sum;"),
+    ),
+    "blocks that write one square": (
+        "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "set_squares",
+        ("(long long)blockIdx.y * blocks + blockIdx.x] = total", "(long long)blockIdx.y * blocks] = total"),
+    ),
+    "rows that write one total": (
+        "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "total",
+        ("totals[blockIdx.x] = weight * sum", "totals[0] = weight * sum"),
+    ),
+    "lanes that all write": (
+        "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "sampled_change",
+        ("if (lane == 0) w_dot[e] = w;", "w_dot[e] = w;"),
+    ),
+    "columns past the width": (
+        "asan", r"AddressSanitizer: heap-buffer-overflow \S*kernels:\d+", "gather_change",
+        ("if (i >= rows || q >= width) return;\n  real sum = 0;", "if (i >= rows) return;\n  real sum = 0;"),
+    ),
 }  # fmt: skip
 
 
