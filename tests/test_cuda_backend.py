@@ -52,20 +52,6 @@ def by_launches(monkeypatch):
     monkeypatch.setattr(cuda, "fits_a_block", lambda *choices: False)
 
 
-@pytest.fixture(params=["shim", pytest.param("gpu", marks=pytest.mark.gpu)])
-def device_here(request):
-    """The shim, and a GPU where there is one."""
-    if request.param == "shim":
-        if cuda_shim.MISSING:
-            pytest.skip(f"the CUDA shim {cuda_shim.MISSING}")
-        request.getfixturevalue("on_shim")
-        return
-    try:
-        cuda.open_device()
-    except ValueError as missing:
-        pytest.skip(str(missing))
-
-
 @pytest.fixture
 def somewhere(device_here, small):
     """There, both ways."""
@@ -432,7 +418,6 @@ def test_a_cancelled_advance_ends_between_steps(on_shim, small):
     [
         (dmf.Sensing.gaussian((5, 5), 1, 9, seed=0), dmf.Product(1), dmf.GradientDescent(1.0), "depth=1"),
         (dmf.Completion.random(), dmf.Product(1), dmf.GradientDescent(1.0), "depth=1"),
-        (dmf.Completion.random(), dmf.Product(2), dmf.ExactLineSearch(), "ExactLineSearch"),
     ],
 )
 def test_what_it_cannot_do_is_refused(on_shim, problem, factorization, optimizer, named):
