@@ -267,7 +267,7 @@ def inner_products(launch, dtype, size=700, degree=2, per_block=512):
     c = np.random.default_rng(18).standard_normal((degree + 1, size)).astype(dtype)
     pairs = [(s, t) for s in range(degree + 1) for t in range(s + 1)]
     partials = filled((len(pairs), 2), float)
-    launch("inner_products", (2, len(pairs)), c[0], c[1:], size, per_block, 2, going(), partials)
+    launch("inner_products", (len(pairs), 2), c[0], c[1:], size, per_block, 2, going(), partials)
     products = np.array([c[s].astype(float) * c[t] for s, t in pairs])
     return {"partials": (partials, np.add.reduceat(products, [0, per_block], axis=1))}
 

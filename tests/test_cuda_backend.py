@@ -188,10 +188,10 @@ def test_a_run_waits_for_the_device_where_it_records_and_nowhere_else(on_shim, s
 # --- sensing ------------------------------------------------------------------------------------------------
 
 
-def sensing(kind, factorization):
+def sensing(kind, factorization, size=10):
     """Measurements of an 8 × 11 or 10 × 10 matrix: any, symmetric, or sparse and not symmetric."""
     square = kind == "symmetric" or isinstance(factorization, dmf.Symmetric)
-    n, p = (10, 10) if square else (8, 11)
+    n, p = (size, size) if square else (size - 2, size + 1)
     if kind != "sparse":
         return dmf.Sensing.gaussian((n, p), 2, 61, symmetric=kind == "symmetric", seed=5)
     rng = np.random.default_rng(6)

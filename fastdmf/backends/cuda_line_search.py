@@ -21,13 +21,13 @@ class LineSearch:
     """
 
     def __init__(self, objective: CudaObjective, optimizer: ExactLineSearch, gradient: Matrices) -> None:
-        o, device, operator = objective, objective.device, objective.operator
+        o, device, operator, layout = objective, objective.device, objective.operator, objective.layout
         self._objective, self._gradient = o, gradient
         self._max_step = float(optimizer.max_step or np.inf)
         # What the residual was multiplied by is the scale in the precision of the run.
         self._scale = float(o.dtype.type(o.problem.loss_scale))
         self._powers = o.powers(gradient)
-        degree = self._degree = len(self._powers[0]) + len(self._powers[-1])
+        degree = self._degree = 2 if layout.tied else max(layout.left + layout.right, 1)
         self._entries = self._vectors(operator.support.size)
         is_measured = isinstance(operator, Observed)
         self._coefficients = self._entries if is_measured else self._vectors(operator.measured)
@@ -49,7 +49,7 @@ class LineSearch:
         for w, measured in zip(self._entries.each, c.each, strict=True):
             o.operator.measure(w, measured, state, work)
         o.launch(
-            "inner_products", (self._blocks, self._pairs), work.r, c.flat, o.operator.measured,
+            "inner_products", (self._pairs, self._blocks), work.r, c.flat, o.operator.measured,
             self._per_block, self._blocks, state, self._partials,
         )  # fmt: skip
         o.launch("total", (self._pairs,), self._partials, self._blocks, 1.0, state, self._sums)

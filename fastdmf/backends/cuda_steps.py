@@ -113,7 +113,7 @@ class StepTrajectory(CudaTrajectory):
                 self._state,
             )  # fmt: skip
             self._descend()
-        elif not has_gradient and isinstance(optimizer, GradientDescent) and (entries := o.summed_entries):
+        elif isinstance(optimizer, GradientDescent) and not has_gradient and (entries := o.summed_entries):
             self._descend_at_once(entries)
         else:
             if not has_gradient:

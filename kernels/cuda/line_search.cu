@@ -38,22 +38,22 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4) sampled_powers(
 
 // Row s (s + 1) / 2 + t of ``partials``: ⟨c_s, c_t⟩, s ≥ t, over the ``per_block`` elements of each of ``blocks``.
 //
-// ``r`` stands for c_0, and c_1, c_2, … lie one after another in ``c``, ``size`` = S elements each.  Blocks are
-// ``blocks`` × rows.  A row: Bytes: 2 S b;  flops: 2 S.
+// ``r`` stands for c_0, and c_1, c_2, … lie one after another in ``c``, ``size`` = S elements each.  Blocks are rows
+// × ``blocks``.  A row: Bytes: 2 S b;  flops: 2 S.
 extern "C" __global__ void __launch_bounds__(BLOCK) inner_products(
     const real* __restrict__ r, const real* __restrict__ c, long long size, long long per_block, int blocks,
     const double* state, double* __restrict__ partials) {
   SHARED_ARRAY(double, slots, BLOCK);
   if (state[EVENT] != GOING) return;
-  int s = 0, t = blockIdx.y;
+  int s = 0, t = blockIdx.x;
   while (t > s) t -= ++s;
   const real* x = s == 0 ? r : c + (s - 1) * size;
   const real* y = t == 0 ? r : c + (t - 1) * size;
-  const long long first = blockIdx.x * per_block, last = min(first + per_block, size);
+  const long long first = blockIdx.y * per_block, last = min(first + per_block, size);
   double mine = 0.0;
   for (long long i = first + threadIdx.x; i < last; i += BLOCK) mine = fma((double)x[i], (double)y[i], mine);
   const double total = block_sum(mine, slots);
-  if (threadIdx.x == 0) partials[(long long)blockIdx.y * blocks + blockIdx.x] = total;
+  if (threadIdx.x == 0) partials[(long long)blockIdx.x * blocks + blockIdx.y] = total;
 }
 
 // Σ_d p[d] xᵈ.
