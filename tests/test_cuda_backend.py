@@ -188,10 +188,10 @@ def test_a_run_waits_for_the_device_where_it_records_and_nowhere_else(on_shim, s
 # --- sensing ------------------------------------------------------------------------------------------------
 
 
-def sensing(kind, factorization):
+def sensing(kind, factorization, size=10):
     """Measurements of an 8 × 11 or 10 × 10 matrix: any, symmetric, or sparse and not symmetric."""
     square = kind == "symmetric" or isinstance(factorization, dmf.Symmetric)
-    n, p = (10, 10) if square else (8, 11)
+    n, p = (size, size) if square else (size - 2, size + 1)
     if kind != "sparse":
         return dmf.Sensing.gaussian((n, p), 2, 61, symmetric=kind == "symmetric", seed=5)
     rng = np.random.default_rng(6)
@@ -410,18 +410,6 @@ def test_a_cancelled_advance_ends_between_steps(on_shim, small):
     assert trajectory.advance(10) == Event.CANCELLED and trajectory.step == 0
     trajectory.cancel[0] = 0
     assert trajectory.advance(2) == Event.ALL_STEPS and trajectory.step == 2
-
-
-@needs_shim
-@pytest.mark.parametrize(
-    ("problem", "factorization", "optimizer", "named"),
-    [
-        (dmf.Completion.random(), dmf.Product(2), dmf.ExactLineSearch(), "ExactLineSearch"),
-    ],
-)
-def test_what_it_cannot_do_is_refused(on_shim, problem, factorization, optimizer, named):
-    with pytest.raises(ValueError, match=f"{named}.*use device='cpu'"):
-        dmf.Loop(problem, factorization, optimizer, device="cuda")
 
 
 @needs_shim

@@ -199,6 +199,18 @@ BUGS = {
         "asan", r"AddressSanitizer: heap-buffer-overflow \S*kernels:\d+", "advance_each",
         ("k < owners * t.width", "k < (owners + 1) * t.width"),
     ),
+    "a power too many": (
+        "asan", r"AddressSanitizer: heap-buffer-overflow \S*kernels:\d+", "sampled_powers",
+        ("t <= lefts + rights; ++t", "t <= lefts + rights + 1; ++t"),
+    ),
+    "blocks that write one another's sum": (
+        "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "inner_products",
+        ("partials[(long long)blockIdx.x * blocks + blockIdx.y]", "partials[blockIdx.x + blockIdx.y]"),
+    ),
+    "a step that every thread looks for": (
+        "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "exact_step",
+        ("if (state[EVENT] != GOING || threadIdx.x != 0) return;", "if (state[EVENT] != GOING) return;"),
+    ),
     "blocks that write one sum": (
         "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "sampled_residual",
         ("of_warps[k];\n  partials[blockIdx.x] = total;", "of_warps[k];\n  partials[0] += total;"),

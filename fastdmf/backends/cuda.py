@@ -41,14 +41,9 @@ class CudaEngine:
         threads: int,
     ) -> None:
         device = open_device()
-        if not isinstance(optimizer, GradientDescent | GroupRMSprop | GradientFlow):
-            raise ValueError(
-                "device 'cuda' carries out GradientDescent, GroupRMSprop and GradientFlow, not "
-                f"{optimizer!r}: use device='cpu'"
-            )
         self.optimizer, self._threads = optimizer, threads
         self.objective: Any
-        if not isinstance(optimizer, GradientFlow) and fits_a_block(problem, factorization, optimizer):
+        if isinstance(optimizer, GradientDescent | GroupRMSprop) and fits_a_block(problem, factorization):
             self.objective = SmallObjective(problem, factorization, optimizer, dtype, device)
             self._kind: Any = SmallTrajectory
         else:

@@ -14,16 +14,15 @@ from fastdmf.backends.cuda_trajectory import CudaTrajectory
 from fastdmf.backends.layout import layout_of
 from fastdmf.factorizations import Factorization
 from fastdmf.kernels.cuda.sources import EVENT, LARGEST, ORDERS, TAKEN
-from fastdmf.optimizers import GradientDescent, GroupRMSprop, Optimizer
+from fastdmf.optimizers import GradientDescent, GroupRMSprop
 from fastdmf.problems import Completion, Problem
 
 
-def fits_a_block(problem: Problem, factorization: Factorization, optimizer: Optimizer) -> bool:
+def fits_a_block(problem: Problem, factorization: Factorization) -> bool:
     """Whether one block moves a trial: a completion whose factors have at most 64 rows and columns each."""
     shapes = factorization.factor_shapes(problem.shape)
     return (
         isinstance(problem, Completion)
-        and isinstance(optimizer, GradientDescent | GroupRMSprop)
         and layout_of(factorization, problem.shape, (problem.rows, problem.cols), 1).left > 0
         and max(map(max, shapes)) <= LARGEST
     )

@@ -147,6 +147,42 @@ class CudaObjective:
             if j > first + 1:
                 multiply(delta, point.each[j].T, scratch.deltas[j - 1])
 
+    def powers(self, gradient: Matrices) -> list[list[Matrices]]:
+        """Memory for the coefficients of ξ, …, ξⁱ of the product of the first i matrices of each chain, which
+        move by ξ along a gradient: for i = 1 that is the gradient.
+        """
+        shapes, levels = self.layout.shapes, []
+        for first, count in self._chains:
+            head = gradient.each[first]
+            levels.append([Matrices(head.reshape((head.size,)), [head.shape])])
+            for i in range(2, count + 1):
+                rows, cols = shapes[first][0], shapes[first + i - 1][1]
+                flat = self.device.empty((i * rows * cols,), self.dtype)
+                levels[-1].append(Matrices(flat, [(rows, cols)] * i))
+        return levels
+
+    def expand(
+        self, point: Matrices, gradient: Matrices, powers: list[list[Matrices]], scratch: Scratch, state: Any,
+        out: Matrices,
+    ) -> None:  # fmt: skip
+        """The coefficients of ξ, ξ², … of W on the support as all M_j move to M_j + ξ G_j, where W was last
+        composed.
+
+        That of ξᵃ in (M₁ + ξ G₁) … (M_i + ξ G_i) is that of ξᵃ⁻¹ in the product before times G_i, and that
+        of ξᵃ times M_i.
+        """
+        multiply = self.device.multiply
+        for (first, count), levels in zip(self._chains, powers, strict=True):
+            for i in range(1, count):
+                before = [self._last(point, scratch.prefixes, first, i), *levels[i - 1].each]
+                for a, product in enumerate(levels[i].each, 1):
+                    multiply(before[a - 1], gradient.each[first + i], product)
+                    if a <= i:
+                        multiply(before[a], point.each[first + i], product, adds=True)
+        ends = [self._last(point, scratch.prefixes, *chain) for chain in self._chains]
+        moved = powers[0][-1], powers[-1][-1]
+        self.operator.support.sample_powers((ends[0], ends[-1]), moved, state, out)
+
     @staticmethod
     def _last(ends: Matrices, products: list[Any], first: int, count: int) -> Any:
         """The last of the products along a chain; of a single matrix, that among ``ends``."""

@@ -1,4 +1,4 @@
-"""Trajectories on a CUDA device that move step by step: gradient descent, GroupRMSprop."""
+"""Trajectories on a CUDA device that move step by step: gradient descent, GroupRMSprop, exact line search."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import numpy as np
 from fastdmf._checks import Array
 from fastdmf.backends import Event, Halts
 from fastdmf.backends.cuda_device import Matrices
+from fastdmf.backends.cuda_line_search import LineSearch
 from fastdmf.backends.cuda_objective import CudaObjective
 from fastdmf.backends.cuda_support import Entries, Itself
 from fastdmf.backends.cuda_trajectory import CudaTrajectory
@@ -21,7 +22,7 @@ from fastdmf.kernels.cuda.sources import (
     TAKEN,
     share,
 )
-from fastdmf.optimizers import GradientDescent, GroupRMSprop
+from fastdmf.optimizers import ExactLineSearch, GradientDescent, GroupRMSprop
 
 _NUMBER = np.dtype(np.float64)
 
@@ -36,7 +37,7 @@ class StepTrajectory(CudaTrajectory):
     def __init__(
         self,
         objective: CudaObjective,
-        optimizer: GradientDescent | GroupRMSprop,
+        optimizer: GradientDescent | GroupRMSprop | ExactLineSearch,
         factors: Sequence[Array],
         memory: Mapping[str, Array],
         evaluations: int,
@@ -47,6 +48,8 @@ class StepTrajectory(CudaTrajectory):
         self._points = [o.matrices(), o.matrices()]
         self._put(o.layout.inward(factors), self._points[0])
         self._gradient, self._scratch = o.matrices(), o.scratch()
+        if isinstance(optimizer, ExactLineSearch):
+            self._search = LineSearch(o, optimizer, self._gradient)
         self._momentum = optimizer.momentum if isinstance(optimizer, GradientDescent) else 0.0
         self._velocities = [o.matrices(), o.matrices()] if self._momentum else []
         if self._momentum:
@@ -111,12 +114,14 @@ class StepTrajectory(CudaTrajectory):
                 self._state,
             )  # fmt: skip
             self._descend()
-        elif has_gradient or (entries := o.summed_entries) is None:
+        elif isinstance(optimizer, GradientDescent) and not has_gradient and (entries := o.summed_entries):
+            self._descend_at_once(entries)
+        else:
             if not has_gradient:
                 o.pull_back(self._points[0], self._work.z, self._state, self._gradient, self._scratch)
+            if isinstance(optimizer, ExactLineSearch):
+                self._search.find_step(self._points[0], self._scratch, self._work, self._state)
             self._descend()
-        else:
-            self._descend_at_once(entries)
         self._points.reverse()
         self._velocities.reverse()
 

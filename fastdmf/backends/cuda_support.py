@@ -9,12 +9,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fastdmf._checks import Array
-from fastdmf.backends.cuda_device import Device
+from fastdmf.backends.cuda_device import Device, Matrices
 from fastdmf.backends.layout import compressed_rows, refuse_overflow
 from fastdmf.kernels.cuda.sources import BLOCK, WARP, WARPS, share
 
 #: L and R of W = L Rᵀ; twice U for UUᵀ, and twice W on the support for W itself.
 Ends = tuple[Any, Any]
+#: X_1, X_2, … and Y_1, Y_2, … of L(ξ) = L + Σ_a ξᵃ X_a and R(ξ) = R + Σ_b ξᵇ Y_b.
+Powers = tuple[Matrices, Matrices]
 
 
 class Support(Protocol):
@@ -36,6 +38,10 @@ class Support(Protocol):
 
     def pull_change(self, ends: Ends, dots: Ends, z: Any, z_dot: Any, state: Any, out: list[Any]) -> None:
         """How the gradients in L and R, in U or in W itself, change as L and R do, and z by ż."""
+        ...
+
+    def sample_powers(self, ends: Ends, powers: Powers, state: Any, out: Matrices) -> None:
+        """The coefficients of ξ, ξ², … of W on the support, in L(ξ) = L + Σ_a ξᵃ X_a and R(ξ) likewise."""
         ...
 
 
@@ -151,6 +157,15 @@ class Entries:
                 "gather_change", grid, *lists, z, z_dot, dense, dense_dot, rows, self.width, state, into
             )
 
+    def sample_powers(self, ends: Ends, powers: Powers, state: Any, out: Matrices) -> None:
+        """Σ_{a + b = t} ⟨X_a,i, Y_b,j⟩, all of them at once."""
+        sampling, (left, right) = self.sampling, powers
+        self._launch(
+            "sampled_powers", (sampling.blocks,), *ends, left.flat, right.flat, len(left.each),
+            len(right.each), ends[0].size, ends[1].size, sampling.rows, sampling.cols, self.size, self.width,
+            sampling.per_warp, state, out.flat,
+        )  # fmt: skip
+
 
 class Itself:
     """Entries that are known, or move by themselves: the gradient in W itself is that on the support."""
@@ -217,3 +232,11 @@ class Whole:
         if not self._tied:
             self._device.multiply(z_dot.T, ends[0], out[1])
             self._device.multiply(z.T, dots[0], out[1], adds=True)
+
+    def sample_powers(self, ends: Ends, powers: Powers, state: Any, out: Matrices) -> None:
+        """Σ_{a + b = t} X_a Y_bᵀ, row by row."""
+        left, right = ([end, *moved.each] for end, moved in zip(ends, powers, strict=True))
+        for t, w in enumerate(out.each, 1):
+            least, most = max(0, t - len(right) + 1), min(t, len(left) - 1)
+            for a in range(least, most + 1):
+                self._device.multiply(left[a], right[t - a].T, w.reshape(self._shape), adds=a > least)
