@@ -14,6 +14,7 @@ from fastdmf.backends.cuda_objective import CudaObjective
 from fastdmf.kernels.cpu import stepping
 from fastdmf.kernels.cuda import sources
 from fastdmf.kernels.flow_rules import SLOTS_OF_STEPS
+from fastdmf.optimizers import Optimizer
 from tests import cuda_shim
 from tests.test_against_naive import assert_same
 
@@ -410,6 +411,11 @@ def test_a_cancelled_advance_ends_between_steps(on_shim, small):
     assert trajectory.advance(10) == Event.CANCELLED and trajectory.step == 0
     trajectory.cancel[0] = 0
     assert trajectory.advance(2) == Event.ALL_STEPS and trajectory.step == 2
+
+
+def test_an_optimizer_that_it_does_not_know_is_refused():
+    with pytest.raises(TypeError, match="the CUDA backend cannot carry out"):
+        dmf.Loop(dmf.Completion.random(), dmf.Product(2), Optimizer(), device="cuda")
 
 
 @needs_shim

@@ -16,6 +16,7 @@ OPTIMIZERS = {
     "descent": lambda lr: dmf.GradientDescent(lr),
     "momentum": lambda lr: dmf.GradientDescent(lr / 3, momentum=0.9),
     "group RMSprop": lambda lr: dmf.GroupRMSprop(0.2),
+    "line search": lambda lr: dmf.ExactLineSearch(max_step=60.0),  # one step would fit entries else
 }
 FLOWS = {"rkc2": dmf.GradientFlow(), "dopri5": dmf.GradientFlow(rtol=1e-5, method="dopri5")}
 

@@ -17,7 +17,7 @@ from fastdmf.backends.cuda_steps import StepTrajectory
 from fastdmf.backends.cuda_trajectory import CudaTrajectory
 from fastdmf.factorizations import Factorization
 from fastdmf.kernels.cuda.cupy_device import CupyDevice
-from fastdmf.optimizers import GradientDescent, GradientFlow, GroupRMSprop, Optimizer
+from fastdmf.optimizers import ExactLineSearch, GradientDescent, GradientFlow, GroupRMSprop, Optimizer
 from fastdmf.problems import Problem
 
 
@@ -40,6 +40,8 @@ class CudaEngine:
         dtype: np.dtype,
         threads: int,
     ) -> None:
+        if not isinstance(optimizer, GradientDescent | GroupRMSprop | ExactLineSearch | GradientFlow):
+            raise TypeError(f"the CUDA backend cannot carry out {optimizer!r}")
         device = open_device()
         self.optimizer, self._threads = optimizer, threads
         self.objective: Any

@@ -200,6 +200,10 @@ class Itself:
         """Ż, copied."""
         self._copy(z_dot, state, out[0])
 
+    def sample_powers(self, ends: Ends, powers: Powers, state: Any, out: Matrices) -> None:
+        """What W moves along, copied: it is linear in ξ."""
+        self._copy(powers[0].flat, state, out.flat)
+
 
 class Whole:
     """All of W, multiplied out.  For UUᵀ only symmetric gradients are pulled back, and count once."""
