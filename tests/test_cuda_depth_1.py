@@ -102,17 +102,21 @@ def test_no_schedule_changes_a_bit(on_shim, kind, optimizer):
 def test_either_device_goes_on_where_the_other_was(device_here, kind, optimizer):
     both = loops(kind, optimizer)
     until = np.inf if optimizer == "momentum" else 0.7
-    ends = []
+    ends, memories = [], []
     for loop, other in (both, both, both[::-1]):
         t = loop.start(START, 0)
         t.advance(6, until=until)
         assert t.is_at_step == (optimizer == "momentum")
+        state = t.state()
+        memories.append(state.memory)
         if ends:
-            state = t.state()
             t = other.engine.resume(state.factors, state.memory, state.evaluations)
         t.advance(1)  # a flow goes to the end of its step
         t.advance(3)
         ends.append(t.state())
+    assert memories[0].keys() == memories[2].keys()
+    for name, array in memories[0].items():
+        np.testing.assert_allclose(array, memories[2][name], rtol=1e-10, atol=1e-12, err_msg=name)
     for end in ends[1:]:
         assert end.step == ends[0].step and end.evaluations == ends[0].evaluations
         assert_close(end, ends[0], 1e-11)

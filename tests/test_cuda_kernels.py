@@ -227,9 +227,9 @@ BUGS = {
         "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "set_squares",
         ("(long long)blockIdx.y * blocks + blockIdx.x] = total", "(long long)blockIdx.y * blocks] = total"),
     ),
-    "rows that write one total": (
+    "no barrier before the tree": (
         "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "total",
-        ("totals[blockIdx.x] = weight * sum", "totals[0] = weight * sum"),
+        ("slots[t] = x;\n  __syncthreads();", "slots[t] = x;"),
     ),
     "lanes that all write": (
         "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "sampled_change",
