@@ -28,7 +28,7 @@ class _Steps:
 class Completion(_Steps):
     """On a fifth of the entries of a square matrix, at full width."""
 
-    params = ([2, 3, 4], [100, 300, 1000, 3000], ["float32", "float64"])
+    params = ([1, 2, 3, 4], [100, 300, 1000, 3000], ["float32", "float64"])
     param_names = ("depth", "size", "dtype")
 
     def setup(self, depth, size, dtype):
