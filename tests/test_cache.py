@@ -24,7 +24,7 @@ problem = dmf.Completion([0], [0], [0.0], (2, 2), test=([0, 1], [1, 0], [0.0, 0.
 factors = [np.eye(2), np.full((2, 2), 3.0)]
 objective = bind_objective(problem, dmf.Product(2))
 layout = objective.layout
-point = Matrices.copies(layout.inward(factors), objective.dtype, layout.lanes)
+point = Matrices.copies(layout.inward(factors), objective.dtype, objective.rows)
 error = objective.test_error(point, Scratch(objective), factors)
 stats = stepping.entries_at.stats
 print(dmf.__file__, error, sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
@@ -51,7 +51,7 @@ def test_the_cache_is_used_and_never_stale(tmp_path):
     assert call() == (3.0, 0, 1)
     assert call() == (3.0, 1, 0)
 
-    helper = package / "kernels" / "cpu" / "simd.py"  # a helper of entries_at, in another file
+    helper = package / "kernels" / "cpu" / "vectors.py"  # a helper of entries_at, in another file
     source = helper.read_text()
     start = (
         "nothing = ir.Constant(numbers.type, [0.0] * numbers.type.count)"  # what inner products are added to

@@ -53,9 +53,9 @@ def hessian_product(problem, factorization, factors, direction):
     layout, scratch = objective.layout, Scratch(objective, curves=True)
     w_dot = np.empty_like(scratch.model.w)
     point, v = (
-        Matrices.copies(layout.inward(x), objective.dtype, layout.lanes) for x in (factors, direction)
+        Matrices.copies(layout.inward(x), objective.dtype, objective.rows) for x in (factors, direction)
     )
-    out = Matrices.empty(layout.shapes, objective.dtype, layout.lanes)
+    out = Matrices(layout.shapes, objective.dtype, objective.rows)
     _product_with_the_hessian(
         scratch.model, objective.bound_support, scratch.operator,
         objective.bind_operator(w_dot, linear=True), point.table, v.table, out.table, w_dot, NEVER,

@@ -9,6 +9,7 @@ from llvmlite import ir
 from numba import types
 
 from fastdmf.kernels.cpu import simd
+from fastdmf.kernels.cpu.tables import Place
 
 #: Instructions that multiply and add whole vectors; x86-64 without AVX has none that do both.
 TARGETS = {
@@ -18,6 +19,7 @@ TARGETS = {
     "x86_64-pc-linux-gnu": ("x86-64", r"\bmulp[sd]\b"),
 }
 FLAG, NUMBER = ir.IntType(1), ir.IntType(64)
+PLACES = {"left", "left_move", "dense", "dense_move", "base", "out"}
 
 
 def assembly(intrinsic, dtype, target, processor):
@@ -28,6 +30,8 @@ def assembly(intrinsic, dtype, target, processor):
     kinds |= {name: ir.IntType(kind.bitwidth).as_pointer() for name, kind in arrays.items() if name != "like"}
     names = intrinsic._defn.__code__.co_varnames[1 : intrinsic._defn.__code__.co_argcount]
     arguments = [types.Array(arrays[n], 1, "C") if n in arrays else types.int64 for n in names]
+    if intrinsic is not simd.transpose_rows:
+        kinds |= dict.fromkeys(PLACES, ir.ArrayType(NUMBER, len(Place._fields)))
     signature, generate = intrinsic._defn(None, *arguments)
     module = ir.Module("test")
     function = ir.Function(

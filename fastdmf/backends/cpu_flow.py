@@ -15,6 +15,7 @@ from fastdmf.kernels.cpu.chebyshev import Chebyshev
 from fastdmf.kernels.cpu.dormand_prince import DormandPrince
 from fastdmf.kernels.cpu.flow import Flow, Integrator
 from fastdmf.kernels.cpu.flowing import flow_on
+from fastdmf.kernels.cpu.tables import Flags
 from fastdmf.kernels.cpu.verbs import Bound
 from fastdmf.optimizers import GradientFlow
 
@@ -41,8 +42,8 @@ class FlowTrajectory(CpuTrajectory):
         scalars = memory.get("scalars", np.zeros(rules.SLOTS))
         super().__init__(objective, optimizer, scratch, factors, scalars, evaluations)
         layout, dtype = objective.layout, objective.dtype
-        self._sets = [Matrices.empty(layout.shapes, dtype, layout.lanes) for _ in range(_SETS)]
-        tables = np.stack([matrices.table for matrices in self._sets])
+        self._sets = [Matrices(layout.shapes, dtype, objective.rows) for _ in range(_SETS)]
+        tables = np.stack([matrices.lines for matrices in self._sets])
         self._flow = Flow(
             tables, np.arange(_SETS), float(optimizer.rtol), float(optimizer.plateau_factor),
             np.zeros(_SETS), np.zeros(rules.SLOTS),
@@ -70,19 +71,17 @@ class FlowTrajectory(CpuTrajectory):
 
     def _place(self, role: int, factors: Sequence[Array]) -> None:
         """Copy factors to the set with a role."""
-        for target, source in zip(self._set(role).arrays, self.objective.layout.inward(factors), strict=True):
-            target[...] = source
+        self._set(role).put(self.objective.layout.inward(factors))
 
     def _set(self, role: int) -> Matrices:
         return self._sets[self._flow.roles[role]]
 
     def _first_direction(self, memory: Mapping[str, Array]) -> Matrices:
         """Where power iteration starts: as it was left, or a direction that is the same for every run."""
-        layout, dtype = self.objective.layout, self.objective.dtype
-        direction = Matrices.empty(layout.shapes, dtype, layout.lanes)
-        for j, (v, first) in enumerate(zip(direction.arrays, first_direction(layout.shapes), strict=True)):
-            v[...] = memory.get(f"direction_{j}", first)
-        return direction
+        o = self.objective
+        first = first_direction(o.layout.shapes)
+        found = [memory.get(f"direction_{j}", v) for j, v in enumerate(first)]
+        return Matrices.copies(found, o.dtype, o.rows)
 
     def _bind_integrator(self, method: str) -> Integrator:
         o, like = self.objective, np.empty(0, self.objective.dtype)
@@ -120,7 +119,7 @@ class FlowTrajectory(CpuTrajectory):
             return float(np.sqrt(self._scalars[rules.GRADIENT_SQUARED]))
         return float(np.sqrt(sum(float(np.linalg.norm(g)) ** 2 for g in self._gradients())))
 
-    def _call(self, steps: int, halts: Halts, until: float, cancels: Array) -> Event:
+    def _call(self, steps: int, halts: Halts, until: float, cancels: Flags) -> Event:
         o = self.objective
         norms, loss_below, gradient_below = thresholds(halts)
         with o.holding_threads(), o.launching():

@@ -47,9 +47,9 @@ class CpuLockstep:
     def _company(self) -> Company:
         held = [member.held for member in self._members]
         return Company(
-            np.stack([h.point.table for h in held]),
-            np.stack([h.gradient.table for h in held]),
-            np.stack([h.velocity.table for h in held]),
+            np.stack([h.point.lines for h in held]),
+            np.stack([h.gradient.lines for h in held]),
+            np.stack([h.velocity.lines for h in held]),
             np.array([h.model.at for h in held]),
             _addresses([h.model.w for h in held]),
             _addresses([h.operator.r for h in held]),

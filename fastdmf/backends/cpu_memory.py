@@ -1,43 +1,72 @@
 """Matrices in the memory of the kernels."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from fastdmf._checks import Array
-from fastdmf.backends.layout import aligned_empty, whole_vectors
-from fastdmf.kernels.cpu.tables import table_of
+from fastdmf.backends.layout import Shape, aligned_empty, whole_vectors
+from fastdmf.kernels.cpu.simd import MOST_TAILED
+from fastdmf.kernels.cpu.tables import Place, Table
+
+
+class RowFormat(NamedTuple):
+    """How rows lie: filled up with zeros to vectors of so many ``lanes``.
+
+    Of short rows, what whole vectors leave over lies apart if that is at most ``tail`` elements.
+    """
+
+    lanes: int = 1
+    tail: int = 0
+
+    def parts(self, cols: int) -> tuple[int, int]:
+        """Elements of a row that lie together, and of its tail."""
+        whole, rest = cols - cols % self.lanes, cols % self.lanes
+        if 0 < rest <= self.tail and whole < MOST_TAILED * self.lanes:
+            return whole, self.tail
+        return whole_vectors(cols, self.lanes), 0
 
 
 class Matrices:
-    """C-contiguous matrices and the table by which kernels find them."""
+    """Matrices of one type and the table by which kernels find them, in the memory of ``lines``.
 
-    def __init__(self, arrays: Sequence[Array]) -> None:
-        self.arrays = list(arrays)
-        self.table = table_of(self.arrays)
+    Only what rows and tails end in is initialized: with zeros.
+    """
+
+    def __init__(self, shapes: Sequence[Shape], dtype: np.dtype, rows: RowFormat) -> None:
+        self._parts: list[tuple[Array, Array]] = []
+        lines = []
+        for n, cols in shapes:
+            whole, tail = rows.parts(cols)
+            memory = aligned_empty((n * (whole + tail),), dtype)
+            together, tails = memory[: n * whole].reshape(n, whole), memory[n * whole :].reshape(n, tail)
+            rest = max(cols - whole, 0)
+            together[:, cols:] = tails[:, rest:] = 0.0
+            self._parts.append((together[:, :cols], tails[:, :rest]))
+            lines.append(Place(together.ctypes.data, n, cols, whole, tails.ctypes.data if tail else 0))
+        self.lines = np.array(lines, dtype=np.int64).reshape(-1, len(Place._fields))
+        self.table = Table(self.lines.ctypes.data, len(lines))
 
     @classmethod
-    def empty(cls, shapes: Sequence[tuple[int, int]], dtype: np.dtype, lanes: int = 1) -> "Matrices":
-        """Matrices of the given shapes, of which only what rows end in is initialized: with zeros."""
-        return cls([_with_filled_rows(shape, dtype, lanes) for shape in shapes])
-
-    @classmethod
-    def copies(cls, arrays: Sequence[Array], dtype: np.dtype, lanes: int = 1) -> "Matrices":
+    def copies(cls, arrays: Sequence[Array], dtype: np.dtype, rows: RowFormat) -> "Matrices":
         """Copies of the given matrices."""
-        new = cls.empty([a.shape for a in arrays], dtype, lanes)
-        for copy, array in zip(new.arrays, arrays, strict=True):
-            copy[...] = array
+        new = cls([a.shape for a in arrays], dtype, rows)
+        new.put(arrays)
         return new
+
+    @property
+    def arrays(self) -> list[Array]:
+        """The matrices: views, but of those with tails copies."""
+        return [np.hstack(parts) if parts[1].size else parts[0] for parts in self._parts]
+
+    def put(self, arrays: Sequence[Array]) -> None:
+        """Copy matrices to the first of these."""
+        for (together, tails), array in zip(self._parts, arrays, strict=False):
+            together[...] = array[:, : together.shape[1]]
+            tails[...] = array[:, together.shape[1] :]
 
     def rotate(self, places: int) -> None:
         """Let the matrices change places, in the table as well."""
-        self.arrays = self.arrays[places:] + self.arrays[:places]
-        self.table[:] = np.roll(self.table, -places, axis=0)
-
-
-def _with_filled_rows(shape: tuple[int, int], dtype: np.dtype, lanes: int) -> Array:
-    """A matrix whose rows are followed by zeros up to a multiple of ``lanes`` elements."""
-    rows, cols = shape
-    memory = aligned_empty((rows, whole_vectors(cols, lanes)), dtype)
-    memory[:, cols:] = 0.0
-    return memory[:, :cols]
+        self._parts = self._parts[places:] + self._parts[:places]
+        self.lines[:] = np.roll(self.lines, -places, axis=0)

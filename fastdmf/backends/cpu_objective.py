@@ -14,15 +14,16 @@ from numba.core import config as numba_config
 from fastdmf._blas import blas_threads
 from fastdmf._checks import Array
 from fastdmf.backends.cpu_binding import bind_problem, pattern_of, work_of
-from fastdmf.backends.cpu_memory import Matrices
-from fastdmf.backends.layout import aligned_empty, layout_of, whole_vectors
+from fastdmf.backends.cpu_memory import Matrices, RowFormat
+from fastdmf.backends.layout import Layout, aligned_empty, layout_of, whole_vectors
 from fastdmf.factorizations import Factorization, Symmetric
 from fastdmf.kernels.cpu import stepping
+from fastdmf.kernels.cpu.compilation import IS_PLAIN
 from fastdmf.kernels.cpu.completion import Entries
 from fastdmf.kernels.cpu.product import Chains
 from fastdmf.kernels.cpu.stepping import FixedStep
 from fastdmf.kernels.cpu.symmetric import Tied
-from fastdmf.kernels.cpu.tables import VECTOR_BYTES, table_of
+from fastdmf.kernels.cpu.tables import TAIL_BYTES, VECTOR_BYTES, Flags, Table
 from fastdmf.kernels.cpu.unfactored import Unfactored
 from fastdmf.kernels.cpu.verbs import Bound, Model, Operator, Support
 from fastdmf.kernels.flow_rules import SLOTS_OF_STEPS
@@ -30,11 +31,19 @@ from fastdmf.problems import Completion, Problem
 from fastdmf.problems.base import root_mean_square
 
 #: Thresholds and flags of calls that nothing ends early.
-NO_HALTS, NEVER = np.empty(0), np.empty(0, np.int64)
+NO_HALTS, NEVER = np.empty(0), Flags(0, 0)
 #: Any rule will do where no step is taken; this one is compiled for gradient descent anyway.
-_NO_RULE = FixedStep(0.0, 0.0, table_of([]))
+_NO_RULE = FixedStep(0.0, 0.0, Table(0, 0))
 
 _one_parallel_call = threading.Lock()
+
+
+def _row_format(layout: Layout, is_sparse: bool, dtype: np.dtype) -> RowFormat:
+    """How the rows of the factors lie: with tails where no matrix ever meets BLAS."""
+    if layout.left == 0 and not layout.tied:
+        return RowFormat()
+    has_tails = is_sparse and layout.left == 1 >= layout.right and not IS_PLAIN
+    return RowFormat(VECTOR_BYTES // dtype.itemsize, TAIL_BYTES // dtype.itemsize if has_tails else 0)
 
 
 class CpuObjective:
@@ -59,8 +68,8 @@ class CpuObjective:
             problem, dtype, self._width, tied, threads
         )
         self.entries = problem.shape[0] * problem.shape[1] if where is None else where[0].size
-        lanes = VECTOR_BYTES // dtype.itemsize
-        self.layout = layout_of(factorization, problem.shape, where, lanes)
+        self.layout = layout_of(factorization, problem.shape, where)
+        self.rows = _row_format(self.layout, where is not None, dtype)
         self._support_memory = Bound(self.support, dtype, threads > 1)
         self._operator_memory = Bound(self.operator, dtype, threads > 1)
 
@@ -132,12 +141,12 @@ class CpuObjective:
     def loss_and_gradients(self, factors: Sequence[Array]) -> tuple[float, list[Array]]:
         """Loss and the gradient in each factor."""
         layout = self.layout
-        loss, gradient = self.evaluate(Matrices.copies(layout.inward(factors), self.dtype, layout.lanes))
+        loss, gradient = self.evaluate(Matrices.copies(layout.inward(factors), self.dtype, self.rows))
         return loss, layout.outward(gradient.arrays, None)
 
     def evaluate(self, point: Matrices) -> tuple[float, Matrices]:
         """Loss and gradient at a point of the kernels."""
-        gradient = Matrices.empty(self.layout.shapes, self.dtype, self.layout.lanes)
+        gradient = Matrices(self.layout.shapes, self.dtype, self.rows)
         scratch = Scratch(self)
         scalars = np.zeros(SLOTS_OF_STEPS)
         with self.holding_threads(), self.launching():
@@ -188,8 +197,7 @@ class Scratch:
             ]
         derivatives = products if curves else [(0, 0)] * len(products)
         self._kept_alive = [
-            Matrices.empty(shape, dtype, layout.lanes)
-            for shape in (products, products, derivatives, derivatives)
+            Matrices(shape, dtype, objective.rows) for shape in (products, products, derivatives, derivatives)
         ]
         w = aligned_empty((objective.entries,), dtype)
         if layout.tied:
@@ -197,7 +205,8 @@ class Scratch:
         elif layout.left == 0:
             kind = Unfactored(w)
         else:
-            sizes = [math.prod(whole_vectors(length, layout.lanes) for length in shape) for shape in shapes]
+            lanes = objective.rows.lanes
+            sizes = [math.prod(whole_vectors(length, lanes) for length in shape) for shape in shapes]
             spare = aligned_empty((max(sizes),), dtype)
             prefixes, deltas, tangents, delta_tangents = (m.table for m in self._kept_alive)
             kind = Chains(layout.left, layout.right, prefixes, deltas, tangents, delta_tangents, spare, w)

@@ -50,8 +50,8 @@ class StepTrajectory(CpuTrajectory):
         super().__init__(objective, optimizer, scratch, factors, scalars, evaluations)
         self._support = objective.searched_support if searches else objective.bound_support
         layout, dtype = objective.layout, objective.dtype
-        self._current = Matrices.copies(layout.inward(factors), dtype, layout.lanes)
-        self._gradient = Matrices.empty(layout.shapes, dtype, layout.lanes)
+        self._current = Matrices.copies(layout.inward(factors), dtype, objective.rows)
+        self._gradient = Matrices(layout.shapes, dtype, objective.rows)
         self._rule, self._velocity, self._kept_alive = _rule_of(optimizer, objective, memory)
         # Whether the loss and the gradient on the support are known here, and the gradient in the factors.
         self._is_evaluated = self._has_gradient = False
@@ -116,7 +116,7 @@ class StepTrajectory(CpuTrajectory):
         """Take note of what kernels did: how far they came, why they stopped, and what they left behind."""
         if swapped:
             self._current, self._gradient = self._gradient, self._current
-            self._velocity.rotate(len(self._velocity.arrays) // 2)
+            self._velocity.rotate(self._velocity.table.count // 2)
         self.evaluations += taken + (event == Event.DIVERGED)
         self._is_evaluated = event not in (Event.DIVERGED, Event.CANCELLED)
         self._has_gradient = has_gradient and self._is_evaluated
@@ -125,8 +125,8 @@ class StepTrajectory(CpuTrajectory):
 
     def memory(self) -> dict[str, Array]:
         """The optimizer's memory: views that the next advance overwrites."""
-        current = self._velocity.arrays[: len(self._velocity.arrays) // 2]
-        velocities = {f"velocity_{j}": v for j, v in enumerate(current)}
+        velocities = self._velocity.arrays
+        velocities = {f"velocity_{j}": v for j, v in enumerate(velocities[: len(velocities) // 2])}
         return {"scalars": self._scalars, **velocities}
 
 
@@ -135,21 +135,21 @@ def _rule_of(
 ) -> tuple[Any, Matrices, list[Matrices]]:
     """The kernels' description of an optimizer, its velocity, and what must outlive the tables in it."""
     layout, dtype = objective.layout, objective.dtype
+    nothing = Matrices([], dtype, objective.rows)
     if isinstance(optimizer, GradientDescent):
-        has_velocity = optimizer.momentum > 0
-        velocity = Matrices.empty(layout.shapes * 2 if has_velocity else [], dtype, layout.lanes)
-        for j, v in enumerate(velocity.arrays[: len(layout.shapes)]):
-            v[...] = memory.get(f"velocity_{j}", 0.0)
+        shapes = layout.shapes if optimizer.momentum > 0 else []
+        velocity = Matrices(shapes * 2, dtype, objective.rows)
+        velocity.put([memory.get(f"velocity_{j}", np.zeros(shape)) for j, shape in enumerate(shapes)])
         return (
             FixedStep(float(optimizer.lr), float(optimizer.momentum), velocity.table),
             velocity,
             [velocity],
         )
     if isinstance(optimizer, GroupRMSprop):
-        return GroupRMS(float(optimizer.lr), float(optimizer.alpha), float(optimizer.eps)), Matrices([]), []
+        return GroupRMS(float(optimizer.lr), float(optimizer.alpha), float(optimizer.eps)), nothing, []
     if isinstance(optimizer, ExactLineSearch):
         degree = 2 if layout.tied else max(layout.left + layout.right, 1)
-        powers = Matrices.empty(_power_shapes(layout), dtype, layout.lanes)
+        powers = Matrices(_power_shapes(layout), dtype, objective.rows)
         entries = aligned_empty((degree, objective.entries), dtype)
         measured_as_seen = isinstance(objective.operator, Entries)
         rule = LineSearch(
@@ -160,7 +160,7 @@ def _rule_of(
             np.zeros((degree + 1, degree + 1)),
             np.zeros((2 * degree + 4, 2 * degree + 2)),
         )
-        return rule, Matrices([]), [powers]
+        return rule, nothing, [powers]
     raise TypeError(f"the CPU backend cannot carry out {optimizer!r}")
 
 

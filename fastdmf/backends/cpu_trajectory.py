@@ -10,6 +10,7 @@ from fastdmf.backends import Event, Halts
 from fastdmf.backends.cpu_memory import Matrices
 from fastdmf.backends.cpu_objective import CpuObjective, Scratch
 from fastdmf.kernels.cpu import stepping
+from fastdmf.kernels.cpu.tables import Flags
 from fastdmf.optimizers import Optimizer
 from fastdmf.state import State
 
@@ -29,7 +30,8 @@ class CpuTrajectory(ABC):
         self.objective, self._optimizer, self._scratch = objective, optimizer, scratch
         self.evaluations = evaluations
         self.cancel = np.zeros(1, dtype=np.uint8)
-        self._cancels = np.array([self.cancel.ctypes.data])
+        self._flags = np.array([self.cancel.ctypes.data])
+        self._cancels = Flags(self._flags.ctypes.data, 1)
         self._scalars = np.array(scalars, dtype=np.float64)
         #: At depth 1 the kernels hold the observed entries only; these are all the others.
         self._rest = np.array(factors[0], objective.dtype) if objective.layout.left == 0 else None

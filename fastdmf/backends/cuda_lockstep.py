@@ -23,7 +23,7 @@ def fits_a_block(problem: Problem, factorization: Factorization) -> bool:
     shapes = factorization.factor_shapes(problem.shape)
     return (
         isinstance(problem, Completion)
-        and layout_of(factorization, problem.shape, (problem.rows, problem.cols), 1).left > 0
+        and layout_of(factorization, problem.shape, (problem.rows, problem.cols)).left > 0
         and max(map(max, shapes)) <= LARGEST
     )
 
@@ -43,7 +43,7 @@ class SmallObjective:
     ) -> None:
         assert isinstance(problem, Completion)
         rows, cols, values = row_by_row(problem.rows, problem.cols, problem.values, problem.shape)
-        self.layout = layout_of(factorization, problem.shape, (rows, cols), 1)
+        self.layout = layout_of(factorization, problem.shape, (rows, cols))
         self.problem, self.factorization, self.dtype, self.device = problem, factorization, dtype, device
         self.launch = device.load(dtype)
         self.size = sum(n * p for n, p in self.layout.shapes)

@@ -231,7 +231,7 @@ def bind_problem(
     shape, tied = problem.shape, isinstance(factorization, Symmetric)
 
     def entries(rows: Array, cols: Array) -> tuple[Layout, Entries | Itself]:
-        layout = layout_of(factorization, shape, (rows, cols), 1)
+        layout = layout_of(factorization, shape, (rows, cols))
         if layout.left == 0:
             return layout, Itself(launch, rows.size)
         width = layout.shapes[layout.left - 1][1]
@@ -248,6 +248,6 @@ def bind_problem(
         touched = touched_entries(problem)
         layout, support = entries(*touched.where)
         return layout, SparseRows(support, problem, touched, dtype, device, launch)
-    layout = layout_of(factorization, shape, None, 1)
+    layout = layout_of(factorization, shape, None)
     whole = Whole(device, shape, tied) if layout.left else Itself(launch, shape[0] * shape[1])
     return layout, DenseRows(whole, problem, tied, dtype, device, launch)

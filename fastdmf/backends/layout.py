@@ -23,7 +23,6 @@ class Layout(Protocol):
     right: int  #: How many form the right chain.
     tied: bool  #: Whether one factor stands on both sides.
     shapes: list[Shape]  #: Shapes of the matrices, left chain first.
-    lanes: int  #: Rows are filled up with zeros to a multiple of so many elements.
 
     def inward(self, factors: Sequence[Array]) -> list[Array]:
         """The kernels' matrices of some factors: views where possible."""
@@ -37,7 +36,7 @@ class Layout(Protocol):
 class ChainLayout:
     """Two chains that meet at the observations."""
 
-    def __init__(self, factor_shapes: Sequence[Shape], entries: int, lanes: int) -> None:
+    def __init__(self, factor_shapes: Sequence[Shape], entries: int) -> None:
         depth = len(factor_shapes)
         # How many factors stand right of the split: the cheapest way to take a gradient step.
         self.right = min(range(1, depth), key=lambda split: _flops(factor_shapes, split, entries))
@@ -45,7 +44,7 @@ class ChainLayout:
         self.tied = False
         upper = list(factor_shapes[: self.right - 1 : -1])
         lower = [(cols, rows) for rows, cols in factor_shapes[: self.right]]
-        self.shapes, self.lanes = upper + lower, lanes
+        self.shapes = upper + lower
 
     def inward(self, factors: Sequence[Array]) -> list[Array]:
         return [*factors[: self.right - 1 : -1], *(w.T for w in factors[: self.right])]
@@ -68,8 +67,8 @@ class TiedLayout:
 
     left, right, tied = 1, 0, True
 
-    def __init__(self, shape: Shape, lanes: int) -> None:
-        self.shapes, self.lanes = [shape], lanes
+    def __init__(self, shape: Shape) -> None:
+        self.shapes = [shape]
 
     def inward(self, factors: Sequence[Array]) -> list[Array]:
         return list(factors)
@@ -81,7 +80,7 @@ class TiedLayout:
 class DirectLayout:
     """W itself, measured everywhere."""
 
-    left, right, tied, lanes = 0, 0, False, 1
+    left, right, tied = 0, 0, False
 
     def __init__(self, shape: Shape) -> None:
         self.shapes = [shape]
@@ -96,7 +95,7 @@ class DirectLayout:
 class SupportLayout:
     """W itself, of which only the entries of a sparse support ever move."""
 
-    left, right, tied, lanes = 0, 0, False, 1
+    left, right, tied = 0, 0, False
 
     def __init__(self, shape: Shape, rows: Array, cols: Array) -> None:
         self.shape, self.rows, self.cols = shape, rows, cols
@@ -112,15 +111,13 @@ class SupportLayout:
         return [w]
 
 
-def layout_of(
-    factorization: Factorization, shape: Shape, support: tuple[Array, Array] | None, lanes: int
-) -> Layout:
+def layout_of(factorization: Factorization, shape: Shape, support: tuple[Array, Array] | None) -> Layout:
     """The layout of a factorization around a support, given as (rows, cols), or None for all of W."""
     factor_shapes = factorization.factor_shapes(shape)
     if isinstance(factorization, Symmetric):
-        return TiedLayout(factor_shapes[0], lanes)
+        return TiedLayout(factor_shapes[0])
     if len(factor_shapes) > 1:
-        return ChainLayout(factor_shapes, support[0].size if support else shape[0] * shape[1], lanes)
+        return ChainLayout(factor_shapes, support[0].size if support else shape[0] * shape[1])
     return SupportLayout(shape, *support) if support else DirectLayout(shape)
 
 

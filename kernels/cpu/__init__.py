@@ -3,7 +3,8 @@
 ==================  ================================================================================
 ``compilation``     how kernels are compiled and cached
 ``tables``          matrices scattered in memory, addressed by one small table
-``simd``            rows of a matrix as vectors in registers
+``vectors``         rows of a matrix as vectors in registers
+``simd``            sampled products and sums of rows, built of these
 ``plain``           the same as ordinary loops
 ``blas``            dense products
 ``dense_rows``      long dense rows, for one vector or several: products and weighted sums in one pass

@@ -14,7 +14,7 @@ from numba import prange
 
 from fastdmf.kernels.cpu.compilation import kernel
 from fastdmf.kernels.cpu.completion import gather_rows, moved_products, sampled_products
-from fastdmf.kernels.cpu.tables import Place, is_set
+from fastdmf.kernels.cpu.tables import TAIL_BYTES, Place, is_set
 from fastdmf.kernels.cpu.verbs import implements
 
 
@@ -44,7 +44,9 @@ class Blocks(NamedTuple):
 @kernel
 def _from_row(place, first, like):
     """A matrix without its first rows."""
-    return Place(place.address + first * place.stride * like.itemsize, place.rows, place.cols, place.stride)
+    address = place.address + first * place.stride * like.itemsize
+    tails = place.tails + first * TAIL_BYTES if place.tails != 0 else 0
+    return Place(address, place.rows - first, place.cols, place.stride, tails)
 
 
 @kernel

@@ -27,7 +27,7 @@ from fastdmf.kernels.cpu.flow import (
 )
 from fastdmf.kernels.cpu.hessian import spectral_radius
 from fastdmf.kernels.cpu.stepping import forward
-from fastdmf.kernels.cpu.tables import copy_into, is_set
+from fastdmf.kernels.cpu.tables import Table, copy_into, is_set
 from fastdmf.kernels.cpu.verbs import Operator, implements, pull_back, step_back
 from fastdmf.kernels.flow_rules import (
     ERROR,
@@ -70,7 +70,7 @@ class Chebyshev(NamedTuple):
     """
 
     explicit: Integrator
-    direction: np.ndarray
+    direction: Table
     w_dot: np.ndarray
     linear: Operator
     polynomials: np.ndarray

@@ -24,8 +24,15 @@ FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 #: by ordinary loops that the compiler vectorizes.
 IS_PLAIN = os.environ.get("FASTDMF_PLAIN_KERNELS", "") not in ("", "0") or sys.byteorder != "little"
 
+#: References are not counted, which would take atomic operations in every step: callers keep arrays alive,
+#: and kernels make none.
+_OPTIONS = {"fastmath": FASTMATH, "error_model": "numpy", "_nrt": False}
+
 #: A helper, compiled into the entry points that call it.
-kernel = numba.njit(fastmath=FASTMATH, error_model="numpy", nogil=True)
+kernel = numba.njit(nogil=True, **_OPTIONS)
+
+#: A helper that returns a view of memory, which without counted references only the caller itself may make.
+inlined = numba.njit(nogil=True, inline="always", **_OPTIONS)
 
 
 @intrinsic
@@ -99,7 +106,7 @@ def compiled(function: Callable, signature: Signature, parallel: bool = False) -
 
     Its ``prange`` loops run on Numba's threads if ``parallel``, else as plain loops.
     """
-    options = {"fastmath": FASTMATH, "error_model": "numpy", "parallel": parallel}
+    options = {**_OPTIONS, "parallel": parallel}
     callback = CFunc(function, (signature.args, signature.return_type), locals={}, options=options)
     with contextlib.suppress(RuntimeError):
         callback._cache = _Cache(function, parallel)

@@ -12,7 +12,7 @@ from numba import prange
 from fastdmf.kernels.cpu.compilation import IS_PLAIN, compile_apart, kernel
 from fastdmf.kernels.cpu.loss import misfit
 from fastdmf.kernels.cpu.simd import MOST, MOST_MOVED
-from fastdmf.kernels.cpu.tables import VECTOR_BYTES, is_set
+from fastdmf.kernels.cpu.tables import VECTOR_BYTES, Place, is_set
 from fastdmf.kernels.cpu.verbs import implements
 
 if IS_PLAIN:
@@ -47,10 +47,20 @@ class Entries(NamedTuple):
 
 @kernel
 def _panels(place, most, like):
-    """Vectors of a row, and of each of the panels of at most ``most`` vectors that it is cut into."""
+    """Vectors of a row, and of each of the panels of at most ``most`` vectors that it is cut into.
+
+    Rows with tails are short: they are one panel.
+    """
     vectors = -(-place.cols * like.itemsize // VECTOR_BYTES)
     panels = -(-vectors // most)
     return vectors, -(-vectors // panels)
+
+
+@kernel
+def _from_vector(place, q):
+    """A matrix without the first q vectors of its rows; nowhere is nowhere."""
+    address = place.address + q * VECTOR_BYTES if place.address != 0 else 0
+    return Place(address, place.rows, place.cols, place.stride, place.tails)
 
 
 @kernel
@@ -59,11 +69,9 @@ def sampled_products(left, right, starts, cols, first, last, w, is_added):
     compile_apart()
     vectors, panel = _panels(left, MOST, w)
     for q in range(0, vectors, panel):
-        offset = q * VECTOR_BYTES
         dot_rows(
-            w, min(panel, vectors - q), left.address + offset, left.stride * w.itemsize,
-            right.address + offset, right.stride * w.itemsize, starts, cols, first, last, is_added or q > 0,
-            w.ctypes.data,
+            w, min(panel, vectors - q), _from_vector(left, q), _from_vector(right, q), starts, cols, first,
+            last, is_added or q > 0, w.ctypes.data,
         )  # fmt: skip
 
 
@@ -72,13 +80,11 @@ def moved_products(left, right, left_move, right_move, starts, cols, first, last
     """The coefficients of ξ and ξ² of ⟨L_i + ξ L'_i, R_j + ξ R'_j⟩ on the rows first … last − 1."""
     compile_apart()
     vectors, panel = _panels(left, MOST_MOVED, linear)
-    size = linear.itemsize
     for q in range(0, vectors, panel):
-        offset = q * VECTOR_BYTES
         dot_moved_rows(
-            linear, min(panel, vectors - q), left.address + offset, left_move.address + offset,
-            left.stride * size, right.address + offset, right_move.address + offset, right.stride * size,
-            starts, cols, first, last, q > 0, linear.ctypes.data, quadratic.ctypes.data,
+            linear, min(panel, vectors - q), _from_vector(left, q), _from_vector(left_move, q),
+            _from_vector(right, q), _from_vector(right_move, q), starts, cols, first, last, q > 0,
+            linear.ctypes.data, quadratic.ctypes.data,
         )  # fmt: skip
 
 
@@ -88,12 +94,9 @@ def gather_rows(starts, cols, order, z, dense, first, last, scale, base, out):
     compile_apart()
     vectors, panel = _panels(dense, MOST, z)
     for q in range(0, vectors, panel):
-        offset = q * VECTOR_BYTES
         sum_rows(
-            z, min(panel, vectors - q), z.ctypes.data, order, dense.address + offset,
-            dense.stride * z.itemsize, starts, cols, first, last, z.dtype.type(scale),
-            base.address + offset if base.address != 0 else 0,
-            base.stride * z.itemsize, out.address + offset, out.stride * z.itemsize,
+            z, min(panel, vectors - q), z.ctypes.data, order, _from_vector(dense, q), starts, cols, first,
+            last, z.dtype.type(scale), _from_vector(base, q), _from_vector(out, q),
         )  # fmt: skip
 
 

@@ -23,8 +23,8 @@ from numba import types
 from numba.extending import intrinsic, overload
 
 from fastdmf.kernels.cpu.compilation import compile_apart, kernel
-from fastdmf.kernels.cpu.simd import Rows, loop
 from fastdmf.kernels.cpu.tables import VECTOR_BYTES, vector_at
+from fastdmf.kernels.cpu.vectors import Rows, loop
 
 ROWS, MEMBERS = 6, 4
 TILE = 32
@@ -65,18 +65,18 @@ class _Tile(Rows):
         first = builder.insert_element(undefined, rest, _number(0))
         everywhere = ir.Constant(ir.VectorType(_I32, self.lanes), [0] * self.lanes)
         limit = builder.shuffle_vector(first, undefined, everywhere)
-        self.tail = builder.icmp_signed("<", numbers, limit)
+        self.mask = builder.icmp_signed("<", numbers, limit)
 
     def get(self, address: Any) -> Any:
         """The whole vector at an address."""
         return self.b.load(self._at(address, 0), align=self.size)
 
-    def _get_tail(self, address: Any) -> Any:
-        args = [self._at(address, 0), ir.Constant(_I32, self.size), self.tail, self.zero]
+    def _get_masked(self, address: Any) -> Any:
+        args = [self._at(address, 0), ir.Constant(_I32, self.size), self.mask, self.zero]
         return self._call(f"llvm.masked.load.{self.name}.p0", self.vector, args)
 
-    def _set_tail(self, vector: Any, address: Any) -> None:
-        args = [vector, self._at(address, 0), ir.Constant(_I32, self.size), self.tail]
+    def _set_masked(self, vector: Any, address: Any) -> None:
+        args = [vector, self._at(address, 0), ir.Constant(_I32, self.size), self.mask]
         self._call(f"llvm.masked.store.{self.name}.p0", ir.VoidType(), args)
 
     def set(self, vector: Any, address: Any) -> None:
@@ -91,7 +91,7 @@ class _Tile(Rows):
 
         carried = loop(self.b, _number(0), self.others, carried, whole)
         end = self.b.mul(self.others, _number(VECTOR_BYTES))
-        return body(end, self._get_tail, self._set_tail, carried)
+        return body(end, self._get_masked, self._set_masked, carried)
 
     def prefetch(self, address: Any) -> None:
         """Ask for the cache line at an address, into the second cache."""

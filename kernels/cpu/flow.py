@@ -13,7 +13,7 @@ from numba import types
 from fastdmf.kernels import flow_rules
 from fastdmf.kernels.cpu.compilation import compile_apart, kernel
 from fastdmf.kernels.cpu.stepping import forward
-from fastdmf.kernels.cpu.tables import copy_into, flat
+from fastdmf.kernels.cpu.tables import copy_into, flat, table_in
 from fastdmf.kernels.cpu.verbs import FLAGS, SUPPORT, Model, Operator, declare, pull_back
 from fastdmf.kernels.flow_rules import (
     ABSOLUTE,
@@ -32,7 +32,7 @@ is_on_plateau = kernel(flow_rules.is_on_plateau)
 class Flow(NamedTuple):
     """Memory and tolerances of a flow.
 
-    ``sets`` (K, N, 4) are tables of matrices and ``roles`` (K,) says which of them has which role.  The
+    ``sets`` (K, N, 5) are tables of matrices and ``roles`` (K,) says which of them has which role.  The
     error of a step is held below ``rtol``, and below ``rtol · plateau_factor`` on the first plateau.
     ``weights`` (K,) are for :func:`combine`; ``before`` (SLOTS,) keeps the scalars while a step is tried.
     """
@@ -55,7 +55,7 @@ class Integrator(NamedTuple):
 
 def _attempt_signature(t):
     empty = np.empty(0)
-    flow = numba.typeof(Flow(np.empty((0, 0, 4), np.int64), np.empty(0, np.int64), 0.0, 0.0, empty, empty))
+    flow = numba.typeof(Flow(np.empty((0, 0, 5), np.int64), np.empty(0, np.int64), 0.0, 0.0, empty, empty))
     model = types.NamedTuple((*[types.int64] * 7, t[::1]), Model)
     operator = types.NamedTuple((*[types.int64] * 4, types.float64, t[::1], t[::1]), Operator)
     return types.void(flow, model, SUPPORT, operator, types.float64[::1], FLAGS)
@@ -69,7 +69,7 @@ attempt = declare("attempt", _attempt_signature)
 @kernel
 def set_of(flow, role):
     """The table of the matrices that have a role."""
-    return flow.sets[flow.roles[role]]
+    return table_in(flow.sets, flow.roles[role])
 
 
 @kernel
@@ -81,7 +81,7 @@ def swap(flow, role, other):
 @kernel
 def copy_set(target, source, like):
     """Copy the matrices of a table to those of another."""
-    for j in range(target.shape[0]):
+    for j in range(target.count):
         copy_into(flat(target, j, like), flat(source, j, like))
 
 
@@ -133,7 +133,7 @@ def combine(flow, out, kept, roles, like):
     """
     compile_apart()
     real, weights, target = like.dtype.type, flow.weights, set_of(flow, out)
-    for j in range(target.shape[0]):
+    for j in range(target.count):
         o = flat(target, j, like)
         for i in range(0, o.size, _PART):
             part = slice(i, i + _PART)

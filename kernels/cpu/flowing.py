@@ -123,7 +123,7 @@ def _rests(flow, scalars, like):
         return False
     rounding = ROUNDINGS * (ROUNDING if like.itemsize == 8 else ROUNDING_SINGLE)
     old, new = set_of(flow, NEW_POINT), set_of(flow, POINT)
-    for j in range(new.shape[0]):
+    for j in range(new.count):
         x, y = flat(old, j, like), flat(new, j, like)
         moved, size = 0.0, 0.0
         for i in range(x.size):

@@ -34,7 +34,7 @@ def spectral_radius(model, support, linear, factors, direction, out, w_dot, befo
         if not (norm > 0.0 and np.isfinite(norm)):
             return norm, products
         inverse = w_dot.dtype.type(1.0 / norm)
-        for j in range(out.shape[0]):
+        for j in range(out.count):
             v, hv = flat(direction, j, w_dot), flat(out, j, w_dot)
             for i in range(v.size):
                 v[i] = inverse * hv[i]

@@ -13,7 +13,7 @@ import numpy as np
 from fastdmf.kernels.cpu.blas import multiply
 from fastdmf.kernels.cpu.compilation import kernel
 from fastdmf.kernels.cpu.product import Chains, chain_end
-from fastdmf.kernels.cpu.tables import place
+from fastdmf.kernels.cpu.tables import Table, place
 from fastdmf.kernels.cpu.verbs import expand, implements, look, look_along, measure
 
 #: Logarithm of the square of a ratio, 1e-60, below which a coefficient is nothing.
@@ -31,7 +31,7 @@ class LineSearch(NamedTuple):
     """
 
     max_step: float
-    powers: np.ndarray
+    powers: Table
     entries: np.ndarray
     coefficients: np.ndarray
     gram: np.ndarray
@@ -104,6 +104,25 @@ def _inner(x, y):
 
 
 @kernel
+def _inner_of_three(x, y, z):
+    """⟨x, x⟩, ⟨y, x⟩, ⟨y, y⟩, ⟨z, x⟩, ⟨z, y⟩ and ⟨z, z⟩ in one pass."""
+    xx, yx, yy, zx, zy, zz = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for e in range(x.size):
+        a, b, c = np.float64(x[e]), np.float64(y[e]), np.float64(z[e])
+        xx, yx, yy = xx + a * a, yx + b * a, yy + b * b
+        zx, zy, zz = zx + c * a, zy + c * b, zz + c * c
+    return xx, yx, yy, zx, zy, zz
+
+
+@kernel
+def _root(x, k):
+    """The k-th root of a number that is not negative: by square roots, which are fast, as far as they go."""
+    while k % 2 == 0:
+        x, k = math.sqrt(x), k // 2
+    return x if k == 1 else x ** (1.0 / k)
+
+
+@kernel
 def _horner(coefficients, degree, x):
     value = 0.0
     for d in range(degree, -1, -1):
@@ -112,10 +131,15 @@ def _horner(coefficients, degree, x):
 
 
 @kernel
-def _root_between(coefficients, slopes, degree, low, high):
-    """The root of a polynomial between two points where its signs differ: Newton inside a bracket."""
-    rising = _horner(coefficients, degree, low) < 0.0
-    x = 0.5 * (low + high)
+def _root_between(coefficients, slopes, degree, low, high, at_low, at_high):
+    """The root of a polynomial between two points where its signs differ: Newton inside a bracket.
+
+    It starts where the secant meets zero, which is near the root if the polynomial is nearly a line there.
+    """
+    rising = at_low < 0.0
+    x = low - at_low * (high - low) / (at_high - at_low)
+    if not low < x < high:
+        x = 0.5 * (low + high)
     for _ in range(200):
         value = _horner(coefficients, degree, x)
         if value == 0.0:
@@ -135,17 +159,36 @@ def _root_between(coefficients, slopes, degree, low, high):
 
 
 @kernel
+def _positive_roots_of_quadratic(c, degree, bound, roots):
+    """All sign changes in (0, bound) of c_0 + c_1 x + c_2 x², of degree 1 or 2, ascending in ``roots``."""
+    if degree == 1:
+        roots[0] = -c[0] / c[1]
+        return 1 if 0.0 < roots[0] < bound else 0
+    discriminant = c[1] * c[1] - 4.0 * c[0] * c[2]
+    if not discriminant > 0.0:
+        return 0
+    q = -0.5 * (c[1] + math.copysign(math.sqrt(discriminant), c[1]))  # without cancellation
+    found = 0
+    for x in (min(q / c[2], c[0] / q), max(q / c[2], c[0] / q)):
+        if 0.0 < x < bound:
+            roots[found] = x
+            found += 1
+    return found
+
+
+@kernel
 def positive_roots(ladder, degree, bound, roots, brackets):
     """All sign changes in (0, bound) of the polynomial in ``ladder[0]``, ascending in ``roots``.
 
     ``ladder[k]`` is filled with the k-th derivative.  Between neighbouring roots of a derivative the
-    polynomial is monotone, so climbing from the linear derivative upward finds every root.
+    polynomial is monotone, so climbing from the quadratic derivative upward finds every root.
     """
     for k in range(1, degree + 1):
         for d in range(degree - k + 1):
             ladder[k, d] = ladder[k - 1, d + 1] * (d + 1)
-    found = 0
-    for k in range(degree - 1, -1, -1):
+    start = max(degree - 2, 0)
+    found = _positive_roots_of_quadratic(ladder[start], degree - start, bound, roots)
+    for k in range(start - 1, -1, -1):
         # brackets: 0, the roots of the derivative one higher, bound
         brackets[0] = 0.0
         for i in range(found):
@@ -158,7 +201,7 @@ def positive_roots(ladder, degree, bound, roots, brackets):
             at_low = _horner(ladder[k], degree - k, low)
             at_high = _horner(ladder[k], degree - k, high)
             if (at_low < 0.0) != (at_high < 0.0):
-                roots[found] = _root_between(ladder[k], ladder[k + 1], degree - k, low, high)
+                roots[found] = _root_between(ladder[k], ladder[k + 1], degree - k, low, high, at_low, at_high)
                 found += 1
     return found
 
@@ -174,7 +217,7 @@ def minimizing_step(loss, degree, max_step, ladder):
     if degree == 0 or loss[0] <= 0.0:
         return 0.0
     # In units where the constant and the leading coefficient are equal, all coefficients are tame.
-    unit = (loss[0] / abs(loss[degree])) ** (1.0 / degree)
+    unit = _root(loss[0] / abs(loss[degree]), degree)
     power = 1.0 / loss[0]
     for d in range(degree + 1):
         loss[d] *= power
@@ -186,7 +229,7 @@ def minimizing_step(loss, degree, max_step, ladder):
     top = degree - 1
     bound = 0.0
     for k in range(1, top + 1):
-        bound = max(bound, abs(derivative[top - k] / derivative[top]) ** (1.0 / k))
+        bound = max(bound, _root(abs(derivative[top - k] / derivative[top]), k))
     bound = min(2.0 * bound, max_step / unit)
     roots, brackets = ladder[degree + 1], ladder[degree + 2]
     found = positive_roots(ladder, degree - 1, bound, roots, brackets)
@@ -218,6 +261,10 @@ def _degree_that_counts(gram, degree):
 @kernel
 def _gram(c, r, scale, degree, gram):
     """gram[s, t] = ⟨c_s, c_t⟩ for s ≥ t, with c_0 = r / scale."""
+    if degree == 2:
+        rr, gram[1, 0], gram[1, 1], gram[2, 0], gram[2, 1], gram[2, 2] = _inner_of_three(r, c[0], c[1])
+        gram[0, 0], gram[1, 0], gram[2, 0] = rr / scale**2, gram[1, 0] / scale, gram[2, 0] / scale
+        return
     gram[0, 0] = _inner(r, r) / scale**2
     for s in range(1, degree + 1):
         gram[s, 0] = _inner(c[s - 1], r) / scale

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import overload
 
-from fastdmf.kernels.cpu.compilation import entry_point, kernel
+from fastdmf.kernels.cpu.compilation import entry_point, inlined, kernel
 from fastdmf.kernels.cpu.sensing import loss_of
 from fastdmf.kernels.cpu.stepping import (
     ALL_STEPS,
@@ -22,7 +22,7 @@ from fastdmf.kernels.cpu.stepping import (
     move,
     need_gradient,
 )
-from fastdmf.kernels.cpu.tables import is_set, vector_at
+from fastdmf.kernels.cpu.tables import flags_at, is_set, table_in, vector_at
 from fastdmf.kernels.cpu.verbs import Model, compose, is_a, residuals
 from fastdmf.kernels.flow_rules import SLOTS_OF_STEPS
 
@@ -30,8 +30,8 @@ from fastdmf.kernels.flow_rules import SLOTS_OF_STEPS
 class Company(NamedTuple):
     """B trajectories of one engine.
 
-    ``points``, ``grads`` and ``velocities`` are a table for each; ``models``, ``w``, ``r``, ``work``,
-    ``scalars`` and ``cancels`` are the addresses of what each has.  ``has_gradient`` (B,) says
+    ``points``, ``grads`` and ``velocities`` (B, N, 5) are a table for each; ``models``, ``w``, ``r``,
+    ``work``, ``scalars`` and ``cancels`` are the addresses of what each has.  ``has_gradient`` (B,) says
     whose gradient in the factors is known; ``before`` (B, 2) is scratch memory, and in ``events`` (B,) is
     left why each one stopped.
     """
@@ -57,7 +57,7 @@ def _model_of(model, company, b):
     return Model(model.compose, model.pull_back, model.step_back, 0, 0, 0, company.models[b], w)
 
 
-@kernel
+@inlined
 def _scalars_of(company, b):
     return vector_at(company.scalars[b], SLOTS_OF_STEPS, company.before)
 
@@ -69,7 +69,7 @@ def _rule_of(rule, company, b):
 @overload(_rule_of)
 def _rule_of_member(rule, company, b):
     if is_a(rule, FixedStep):
-        return lambda rule, company, b: FixedStep(rule.lr, rule.momentum, company.velocities[b])
+        return lambda rule, company, b: FixedStep(rule.lr, rule.momentum, table_in(company.velocities, b))
     if is_a(rule, GroupRMS):
         return lambda rule, company, b: rule
     return None
@@ -78,7 +78,7 @@ def _rule_of_member(rule, company, b):
 @kernel
 def _move_and_compose(rule, model, support, operator, company, b, point, grad, swapped):
     """Write the next point of member b over its gradient, and the entries of its product to its ``w``."""
-    own, scalars, cancels = _model_of(model, company, b), _scalars_of(company, b), company.cancels
+    own, scalars, cancels = _model_of(model, company, b), _scalars_of(company, b), flags_at(company.cancels)
     company.before[b, 0], company.before[b, 1] = scalars[TIME], scalars[MEAN_SQUARE]
     move(
         _rule_of(rule, company, b), own, support, operator, point, grad, scalars, company.has_gradient[b],
@@ -105,7 +105,7 @@ def _arrive(model, support, operator, company, b, point, grad, norms, loss_below
         return
     scalars[LOSS] = loss
     if norms:
-        need_gradient(own, support, point, grad, scalars, False, company.cancels)
+        need_gradient(own, support, point, grad, scalars, False, flags_at(company.cancels))
         company.has_gradient[b] = True
     scalars[STEPS] += 1.0
     has_arrived = is_met(loss_below, gradient_below, scalars) or scalars[TIME] >= until
@@ -128,26 +128,27 @@ def advance_together(
         Steps taken, one less by those that diverged, and whether the sets of matrices have changed places,
         which holds the other way round for these.
     """
-    members = company.events.size
+    members, cancels = company.events.size, flags_at(company.cancels)
     for b in range(members):
         company.events[b] = ALL_STEPS
     points, grads, swapped = company.points, company.grads, False
     for taken in range(steps):
         for b in range(members):
-            _move_and_compose(rule, model, support, operator, company, b, points[b], grads[b], swapped)
+            point, grad = table_in(points, b), table_in(grads, b)
+            _move_and_compose(rule, model, support, operator, company, b, point, grad, swapped)
         points, grads, swapped = grads, points, not swapped
-        residuals(operator, company.w, company.r, company.work, company.cancels)
-        if is_set(company.cancels):
+        residuals(operator, company.w, company.r, company.work, cancels)
+        if is_set(cancels):
             for b in range(members):
                 _take_back(company, b, CANCELLED)
             return taken, not swapped
         for b in range(members):
             first, last = halts[b], halts[b + 1]
             _arrive(
-                model, support, operator, company, b, points[b], grads[b], norms[b],
+                model, support, operator, company, b, table_in(points, b), table_in(grads, b), norms[b],
                 loss_below[first:last], gradient_below[first:last], until[b],
             )  # fmt: skip
-        is_cancelled, all_go_on = is_set(company.cancels), True
+        is_cancelled, all_go_on = is_set(cancels), True
         for b in range(members):
             if is_cancelled and company.events[b] != DIVERGED:
                 company.events[b] = CANCELLED

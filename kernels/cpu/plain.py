@@ -1,55 +1,52 @@
 """The functions of :mod:`simd` as ordinary loops, where explicit vectors are not wanted."""
 
-from fastdmf.kernels.cpu.compilation import kernel
+from fastdmf.kernels.cpu.compilation import inlined, kernel
 from fastdmf.kernels.cpu.tables import VECTOR_BYTES, vector_at
 
 
+@inlined
+def _row(place, i, width, like):
+    """The first ``width`` elements of row i of a matrix, which has no tails here."""
+    return vector_at(place.address + i * place.stride * like.itemsize, width, like)
+
+
 @kernel
-def dot_rows(like, count, left, left_stride, dense, stride, starts, indices, first, last, accumulate, out):
-    """out_e (+)= ⟨left_i, dense[indices_e]⟩ for first ≤ i < last and starts_i ≤ e < starts_{i+1}."""
+def dot_rows(like, count, left, dense, starts, indices, first, last, accumulate, w):
+    """w_e (+)= ⟨left_i, dense[indices_e]⟩ for first ≤ i < last and starts_i ≤ e < starts_{i+1}."""
     width = count * VECTOR_BYTES // like.itemsize
-    w = vector_at(out, starts[last], like)
+    products = vector_at(w, starts[last], like)
     for i in range(first, last):
-        x = vector_at(left + i * left_stride, width, like)
+        x = _row(left, i, width, like)
         for e in range(starts[i], starts[i + 1]):
-            y = vector_at(dense + indices[e] * stride, width, like)
-            total = w[e] if accumulate else like.dtype.type(0)
+            y = _row(dense, indices[e], width, like)
+            total = products[e] if accumulate else like.dtype.type(0)
             for k in range(width):
                 total += x[k] * y[k]
-            w[e] = total
+            products[e] = total
 
 
 @kernel
 def dot_moved_rows(
-    like, count, left, left_move, left_stride, dense, dense_move, stride, starts, indices, first, last,
-    accumulate, linear, quadratic,
+    like, count, left, left_move, dense, dense_move, starts, indices, first, last, accumulate, linear,
+    quadratic,
 ):  # fmt: skip
     """The coefficients of ξ and ξ² of ⟨left_i + ξ left_move_i, dense_j + ξ dense_move_j⟩, j = indices_e."""
-    dot_rows(
-        like, count, left, left_stride, dense_move, stride, starts, indices, first, last, accumulate, linear
-    )
-    dot_rows(like, count, left_move, left_stride, dense, stride, starts, indices, first, last, True, linear)
-    dot_rows(
-        like, count, left_move, left_stride, dense_move, stride, starts, indices, first, last, accumulate,
-        quadratic,
-    )  # fmt: skip
+    dot_rows(like, count, left, dense_move, starts, indices, first, last, accumulate, linear)
+    dot_rows(like, count, left_move, dense, starts, indices, first, last, True, linear)
+    dot_rows(like, count, left_move, dense_move, starts, indices, first, last, accumulate, quadratic)
 
 
 @kernel
-def sum_rows(
-    like, count, weights, order, dense, stride, starts, indices, first, last, scale, base, base_stride, out,
-    out_stride,
-):  # fmt: skip
+def sum_rows(like, count, weights, order, dense, starts, indices, first, last, scale, base, out):
     """out_i = base_i + scale Σ_e weights[order_e] dense[indices_e] over starts_i ≤ e < starts_{i+1}."""
     width = count * VECTOR_BYTES // like.itemsize
     z = vector_at(weights, 1, like)
     for i in range(first, last):
-        total = vector_at(out + i * out_stride, width, like)
-        start = vector_at(base + i * base_stride, width, like)
+        total, start = _row(out, i, width, like), _row(base, i, width, like)
         for k in range(width):
-            total[k] = start[k] if base != 0 else like.dtype.type(0)
+            total[k] = start[k] if base.address != 0 else like.dtype.type(0)
         for e in range(starts[i], starts[i + 1]):
-            y = vector_at(dense + indices[e] * stride, width, like)
+            y = _row(dense, indices[e], width, like)
             weight = scale * (z[e] if order is None else z[order[e]])
             for k in range(width):
                 total[k] += weight * y[k]

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastdmf.kernels.cpu.blas import multiply
 from fastdmf.kernels.cpu.compilation import IS_PLAIN, kernel
-from fastdmf.kernels.cpu.tables import VECTOR_BYTES, Place, place
+from fastdmf.kernels.cpu.tables import VECTOR_BYTES, Place, Table, place
 from fastdmf.kernels.cpu.verbs import NOWHERE, implements, look, pull
 
 if IS_PLAIN:
@@ -29,10 +29,10 @@ class Chains(NamedTuple):
 
     left: int
     right: int
-    prefixes: np.ndarray
-    deltas: np.ndarray
-    tangents: np.ndarray
-    delta_tangents: np.ndarray
+    prefixes: Table
+    deltas: Table
+    tangents: Table
+    delta_tangents: Table
     spare: np.ndarray
     w: np.ndarray
 
@@ -66,7 +66,7 @@ def _transposed(x, memory):
         memory, x.address, x.stride * memory.itemsize, x.rows, -(-x.cols // lanes),
         memory.ctypes.data, stride * memory.itemsize,
     )  # fmt: skip
-    return Place(memory.ctypes.data, x.cols, x.rows, stride)
+    return Place(memory.ctypes.data, x.cols, x.rows, stride, 0)
 
 
 @kernel

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastdmf.kernels.cpu.compilation import entry_point, kernel
+from fastdmf.kernels.cpu.tables import copy_into, vector_at
 
 # Why a flow ended.  At a saddle the gradient nearly vanishes, but ℓ still falls in some direction.
 CONVERGED, STATIONARY, SADDLE, MAX_STEPS, DIVERGED = range(5)
@@ -177,6 +178,13 @@ def _solve(triangle, x):
 
 
 @kernel
+def _copy(target, source):
+    """``target[:] = source`` for contiguous arrays of one shape."""
+    x = vector_at(source.ctypes.data, source.size, source)
+    copy_into(vector_at(target.ctypes.data, target.size, target), x)
+
+
+@kernel
 def _try_step(matrices, values, room, h):
     """Write the point after a step of size h, its V_i and r_i; return its loss and the norm of the error.
 
@@ -187,7 +195,7 @@ def _try_step(matrices, values, room, h):
     for s in range(_STAGES):
         k = stages[s]
         if s == 0:
-            k[:] = room.downhill
+            copy_into(k, room.downhill)
         else:
             for a in range(n):
                 for b in range(n):
@@ -221,9 +229,9 @@ def _norm(u):
 
 @kernel
 def _accept(room):
-    room.u[:] = room.next_u
-    room.images[:] = room.next_images
-    room.r[:] = room.next_r
+    _copy(room.u, room.next_u)
+    _copy(room.images, room.next_images)
+    copy_into(room.r, room.next_r)
 
 
 @kernel
@@ -284,9 +292,9 @@ def follow(matrices, values, factors, room, thresholds, rtol, max_steps, loss, t
     and evaluations.
     """
     for b in range(len(values)):
-        room.u[:] = factors[b]
+        _copy(room.u, factors[b])
         event, loss[b], time[b], steps, evaluations = _follow_one(
             matrices[b], values[b], room, thresholds[b], rtol, max_steps
         )
-        factors[b] = room.u
+        _copy(factors[b], room.u)
         counts[b, 0], counts[b, 1], counts[b, 2] = event, steps, evaluations

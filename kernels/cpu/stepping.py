@@ -16,7 +16,7 @@ from fastdmf.kernels.cpu import (  # noqa: F401  (they implement the verbs)
 )
 from fastdmf.kernels.cpu.compilation import compile_apart, entry_point, kernel
 from fastdmf.kernels.cpu.line_search import LineSearch, exact_step
-from fastdmf.kernels.cpu.tables import flat, is_set
+from fastdmf.kernels.cpu.tables import Table, flat, is_set
 from fastdmf.kernels.cpu.verbs import compose, is_a, pull_back, residual, step_back
 from fastdmf.kernels.flow_rules import GRADIENT_SQUARED, LOSS, MEAN_SQUARE, STEPS, TIME
 
@@ -32,7 +32,7 @@ class FixedStep(NamedTuple):
 
     lr: float
     momentum: float
-    velocity: np.ndarray
+    velocity: Table
 
 
 class GroupRMS(NamedTuple):
@@ -55,7 +55,7 @@ def sum_of_squares(table, like):
     """The sum of the squares of all elements of the matrices of a table, in float64."""
     compile_apart()
     total = 0.0
-    for j in range(table.shape[0]):
+    for j in range(table.count):
         for x in flat(table, j, like):
             total += np.float64(x) * np.float64(x)
     return total
@@ -65,7 +65,7 @@ def sum_of_squares(table, like):
 def _step_from_gradient(factors, grads, step, like):
     """grads ← factors − step · grads: the new point takes the gradient's memory."""
     step = like.dtype.type(step)
-    for j in range(factors.shape[0]):
+    for j in range(factors.count):
         theta = flat(factors, j, like)
         g = flat(grads, j, like)
         for i in range(theta.size):
@@ -75,7 +75,7 @@ def _step_from_gradient(factors, grads, step, like):
 @kernel
 def _add_momentum(momentum, velocity, grads, swapped, like):
     """v ← μ v + g, written to the other set of velocities and in the place of g."""
-    momentum, count = like.dtype.type(momentum), grads.shape[0]
+    momentum, count = like.dtype.type(momentum), grads.count
     for j in range(count):
         old = flat(velocity, j + (count if swapped else 0), like)
         new = flat(velocity, j + (0 if swapped else count), like)

@@ -1,73 +1,109 @@
 """Matrices scattered in memory, addressed by one small table.
 
 A depth-N factorization is N matrices of different shapes.  A tuple of arrays would make Numba compile
-every kernel once per depth; a table of (address, rows, columns, stride), one line a matrix, serves every
-depth with one compilation.  The stride is the number of elements from one row to the next: rows may be
-longer in memory than the matrix is wide, and what they end in is zero.  Whoever makes a table keeps the
-arrays alive.
+every kernel once per depth; a table of places, one line a matrix, serves every depth with one compilation.
+The stride is the number of elements from one row to the next: rows may be longer in memory than the matrix
+is wide, and what they end in is zero.  What whole vectors leave over of them may lie apart, in tails right
+behind the rows.  Whoever makes a table keeps the memory alive.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, types
+from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastdmf.kernels.cpu.compilation import kernel
+from fastdmf.kernels.cpu.compilation import inlined, kernel
 
 #: Rows of sparse products are aligned to so many bytes, and filled up to multiples of them.
 VECTOR_BYTES = 64
+#: A tail takes so many.
+TAIL_BYTES = 16
 
 
 class Place(NamedTuple):
-    """Where a matrix lies."""
+    """Where a matrix lies, and where its ``tails`` do, 0 if it has none."""
 
     address: int
     rows: int
     cols: int
     stride: int
+    tails: int
 
 
-def table_of(matrices) -> np.ndarray:
-    """The table of matrices whose rows are contiguous."""
-    lines = [(a.ctypes.data, *a.shape, max(a.strides[0] // a.itemsize, a.shape[1])) for a in matrices]
-    return np.array(lines, dtype=np.int64).reshape(-1, 4)
+_WORDS = len(Place._fields)
+
+
+class Table(NamedTuple):
+    """Where the ``count`` lines of a table lie."""
+
+    address: int
+    count: int
+
+
+class Flags(NamedTuple):
+    """Where the addresses of ``count`` flags lie, of one byte each."""
+
+    address: int
+    count: int
 
 
 @intrinsic
-def _pointer(typingctx, address, like):
-    """The address as a pointer to elements of the type of the array ``like``."""
-    pointer = types.CPointer(like.dtype)
+def _word(typingctx, address, k):
+    """The integer number k from an address on."""
 
     def codegen(context, builder, signature, args):
-        return builder.inttoptr(args[0], context.get_value_type(pointer))
+        words = builder.inttoptr(args[0], ir.IntType(64).as_pointer())
+        return builder.load(builder.gep(words, [args[1]]))
 
-    return pointer(types.int64, like), codegen
+    return types.int64(types.int64, types.int64), codegen
 
 
 @kernel
 def place(table, j):
     """Line j of a table."""
-    return Place(table[j, 0], table[j, 1], table[j, 2], table[j, 3])
+    line = table.address + 8 * _WORDS * j
+    return Place(_word(line, 0), _word(line, 1), _word(line, 2), _word(line, 3), _word(line, 4))
+
+
+@kernel
+def table_in(tables, k):
+    """Table k of a stack of them, (K, N, 5)."""
+    lines = tables.shape[1]
+    return Table(np.int64(tables.ctypes.data) + 8 * _WORDS * lines * k, lines)
 
 
 @kernel
 def place_of(array, rows, cols):
     """The memory of a C-contiguous array as a matrix."""
-    return Place(array.ctypes.data, rows, cols, cols)
+    return Place(array.ctypes.data, rows, cols, cols, 0)
 
 
-@kernel
-def vector_at(address, size, like):
+@intrinsic
+def vector_at(typingctx, address, size, like):
     """Memory as a vector with the element type of ``like``."""
-    return carray(_pointer(address, like), (size,))
+    kind = types.Array(like.dtype, 1, "C")
+
+    def codegen(context, builder, signature, args):
+        address, size, _ = args
+        vector = context.make_array(kind)(context, builder)
+        vector.data = builder.inttoptr(address, vector.data.type)
+        vector.nitems, vector.shape = size, cgutils.pack_array(builder, [size])
+        vector.itemsize = context.get_constant(types.intp, kind.dtype.bitwidth // 8)
+        vector.strides = cgutils.pack_array(builder, [vector.itemsize])
+        return vector._getvalue()
+
+    return kind(types.int64, types.int64, like), codegen
 
 
-@kernel
+@inlined
 def flat(table, j, like):
-    """Line j of a table as a vector of all its elements, with the zeros that rows end in."""
-    return vector_at(table[j, 0], table[j, 1] * table[j, 3], like)
+    """Line j of a table as a vector of all its elements, with the zeros that rows end in, and its tails."""
+    matrix = place(table, j)
+    length = matrix.stride + (TAIL_BYTES // like.itemsize if matrix.tails != 0 else 0)
+    return vector_at(matrix.address, matrix.rows * length, like)
 
 
 @kernel
@@ -88,9 +124,15 @@ def _byte(typingctx, address):
 
 
 @kernel
+def flags_at(addresses):
+    """The flags whose addresses an array holds."""
+    return Flags(np.int64(addresses.ctypes.data), addresses.size)
+
+
+@kernel
 def is_set(flags):
-    """Whether any flag is set, of one byte each, given as an array of their addresses."""
+    """Whether any flag is set."""
     number = 0
-    for address in flags:
-        number += _byte(address)
+    for k in range(flags.count):
+        number += _byte(_word(flags.address, k))
     return number != 0

@@ -17,10 +17,10 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastdmf.kernels.cpu.compilation import compiled
-from fastdmf.kernels.cpu.tables import Place
+from fastdmf.kernels.cpu.tables import Flags, Place, Table
 
 #: The base of a sum that has none.
-NOWHERE = Place(0, 0, 0, 0)
+NOWHERE = Place(0, 0, 0, 0, 0)
 
 
 class Model(NamedTuple):
@@ -65,8 +65,8 @@ class Operator(NamedTuple):
 
 
 _PLACE = numba.typeof(NOWHERE)
-#: Types of arguments: the handle of a support, a table, addresses of flags.
-SUPPORT, TABLE, FLAGS = numba.typeof(Support(0, 0, 0, 0, 0)), types.int64[:, ::1], types.int64[::1]
+#: Types of arguments: the handle of a support, a table, flags.
+SUPPORT, TABLE, FLAGS = map(numba.typeof, (Support(0, 0, 0, 0, 0), Table(0, 0), Flags(0, 0)))
 _LINES = types.int64[::1]
 _FLAG, _NUMBER, _REAL = types.boolean, types.int64, types.float64
 
