@@ -12,13 +12,14 @@ PAGE = Path(__file__).parent.parent / "docs" / "cuda.md"
 KERNELS = Path(__file__).parent.parent / "kernels" / "cuda"
 BEGIN, END = "<!-- counts: bench/cuda_table.py -->\n", "<!-- end of counts -->\n"
 
-#: An H100: bytes and flops in a second, by the bytes of a real, and multiprocessors.
-BANDWIDTH, RATE, MULTIPROCESSORS = 3.0e12, {4: 67e12, 8: 33.5e12}, 132
+#: An H100: bytes and flops in a second, by the bytes of a real, multiprocessors, and how many threads of one
+#: compute in float64 at a time.
+BANDWIDTH, RATE, MULTIPROCESSORS, LANES = 3.0e12, {4: 67e12, 8: 33.5e12}, 132, 64
 
 Sizes = Mapping[str, float]
 
-#: 10⁷ entries of a 100,000 × 10,000 matrix at width 64; 2000 dense measurements of a 100 × 100 matrix, or
-#: sparse ones of a hundredth of its entries each; a trial on 500 entries of a 50 × 50 matrix.
+#: 10⁷ entries of a 100,000 × 10,000 matrix at width 64 and depth 2; 2000 dense measurements of a 100 × 100
+#: matrix, or sparse ones of a hundredth of its entries each; a trial on 500 entries of a 50 × 50 matrix.
 LARGE = {
     "S": 1e7,
     "width": 64,
@@ -28,6 +29,9 @@ LARGE = {
     "losses": 4096,
     "gradients": 4096,
     "terms": 4,
+    "lefts": 1,
+    "rights": 1,
+    "N": 2,
 }
 MEASURED = {"m": 2000, "K": 1e4, "n": 100, "p": 100, "blocks": 500, "count": 500, "nnz": 2e5, "S": 1e4}
 SMALL = {"S": 500, "width": 50, "size": 5000}
@@ -63,16 +67,22 @@ def rows() -> list[Row]:
 
 def value(formula: str, sizes: Sizes, real: int) -> float:
     """A formula such as ``S (2 width b + 8)``, in which what stands side by side is multiplied."""
-    product = re.sub(r"(?<=[\w)])\s+(?=[\w(])", " * ", formula.replace("²", "**2").replace("**2 ", "**2 * "))
+    powers = formula.replace("²", "**2").replace("³", "**3").replace("**2 ", "**2 * ")
+    product = re.sub(r"(?<=[\w)])\s+(?=[\w(])", " * ", powers)
     product = product.replace("* /", "/").replace("* +", "+")
     return eval(product, {"__builtins__": {}}, {**sizes, "b": real})
 
 
 def microseconds(row: Row, real: int) -> float:
-    """The least time of a launch; of a small trial, that of a step on a multiprocessor of its own."""
+    """The least time of a launch; of a small trial, that of a step on a multiprocessor of its own.
+
+    The step of a line search is found by one thread.
+    """
     flops = value(row.flops, row.sizes, real)
     if row.kernel == "advance_each":
         return 1e6 * flops / RATE[real] * MULTIPROCESSORS
+    if row.kernel == "exact_step":
+        return 1e6 * flops / RATE[8] * MULTIPROCESSORS * LANES
     return 1e6 * max(value(row.bytes, row.sizes, real) / BANDWIDTH, flops / RATE[real])
 
 

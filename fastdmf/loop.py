@@ -39,8 +39,8 @@ class Loop:
     dtype : {"float64", "float32"}
         Arithmetic of the run; problem and start are converted to it.
     device : {"cpu", "cuda"}
-        Where it runs; never chosen by itself.  On a GPU, through CuPy: gradient descent, GroupRMSprop and
-        `GradientFlow`, with two factors or more; all work goes on the stream that is current in CuPy now.
+        Where it runs; never chosen by itself.  On a GPU, through CuPy, all work goes on the stream that is
+        current there now.
     threads : int
         Threads of kernels and BLAS.  The kernels give the same bits for every number, BLAS the same
         numbers to rounding.

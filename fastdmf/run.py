@@ -62,9 +62,8 @@ def run(
     dtype : {"float64", "float32"}
         Arithmetic of the run; problem and start are converted to it.
     device : {"cpu", "cuda"}
-        Where it runs; never chosen by itself.  On a GPU, through CuPy: gradient descent, GroupRMSprop and
-        `GradientFlow`, with two factors or more; all work goes on the stream that is current in CuPy when
-        the run begins.
+        Where it runs; never chosen by itself.  On a GPU, through CuPy, all work goes on the stream that is
+        current there when the run begins.
     threads : int
         Threads of kernels and BLAS.
     progress : bool

@@ -1,8 +1,9 @@
 """What the gradient flow is on every device: constants of its methods, roles of the sets of matrices that it
-moves, slots of the vector of scalars that it carries, and the rules by which a step decides.
+moves, slots of the vector of scalars that it carries, and the rules by which it steps and halts.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,6 +11,8 @@ import numpy as np
 # stages.  Between steps, the first of these shows a point inside the last step.
 POINT, GRADIENT, NEW_POINT, NEW_GRADIENT, STAGE = range(5)
 SHOWN = STAGE
+#: Roles of the ends of a step that is taken, each before its gradient: it led from the first to the third.
+ENDS = (NEW_POINT, NEW_GRADIENT, POINT, GRADIENT)
 
 # Slots of every trajectory.
 LOSS, GRADIENT_SQUARED, TIME, STEPS, MEAN_SQUARE = range(5)
@@ -75,12 +78,15 @@ A[6, :6] = [35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84]
 E = np.array([71 / 57600, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40])
 
 
-# Rules: what a step decides, by numbers alone.
+# Rules: what a step decides, by numbers alone.  They are compiled one by one for the CPU: none calls another.
 
 
-def order_of(scalars):
-    """The order of the error estimate, by which steps grow and shrink."""
-    return 5.0 if scalars[IS_STIFF] == 0.0 else 3.0
+def begin(scalars, size):
+    """Choose the first step, where loss and gradient are known; ``size`` is the norm of the point."""
+    slope = np.sqrt(scalars[GRADIENT_SQUARED])
+    scalars[STEP_SIZE] = FIRST_MOVE * size / slope if slope > 0.0 and size > 0.0 else 1.0
+    scalars[IS_CURRENT] = scalars[LAST_ERROR] = scalars[FRACTION] = 1.0
+    scalars[FIRST_LOSS] = scalars[LOSS] = scalars[END_LOSS]
 
 
 def is_on_plateau(scalars):
@@ -96,29 +102,123 @@ def is_over(scalars):
     return scalars[END_LOSS] == 0.0 or (scalars[STEPS] == 0.0 and scalars[GRADIENT_SQUARED] == 0.0)
 
 
-def rises(loss, before, itemsize):
-    """Whether the loss rose by more than it is blurred by rounding."""
-    return not loss <= before * (1.0 + (BLUR if itemsize == 8 else BLUR_SINGLE))
+def conclude(scalars, itemsize):
+    """Take the step that was tried, or do not, and set the size of the next one; whether it is taken.
 
-
-def resize(scalars, error, order, is_accepted):
-    """Set the size of the next step.
-
-    After an accepted step by the predictive rule (Gustafsson 1994), which foresees that the error goes on
-    growing as it did from the last step to this one: from a saddle the flow accelerates.
+    It is if it is precise enough and the loss rose by no more than rounding may blur it.  The norm of the
+    gradient is not known then.  Steps grow by the predictive rule (Gustafsson 1994), which foresees that the
+    error goes on growing as it did from the last step to this one: from a saddle the flow accelerates.
     """
-    h, before = scalars[STEP_SIZE], scalars[SEGMENT]
-    if is_accepted:
-        error = max(error, 1e-4)
-        factor = 0.85 * error ** (-1.0 / order)
+    h, error, loss, before = scalars[STEP_SIZE], scalars[ERROR], scalars[NEW_LOSS], scalars[SEGMENT]
+    order = 5.0 if scalars[IS_STIFF] == 0.0 else 3.0
+    blur = BLUR if itemsize == 8 else BLUR_SINGLE
+    is_taken = error <= 1.0 and loss <= scalars[END_LOSS] * (1.0 + blur)
+    if is_taken:
+        bounded = max(error, 1e-4)
+        factor = 0.85 * bounded ** (-1.0 / order)
         if before > 0.0:
-            factor *= min(1.0, h / before * (scalars[LAST_ERROR] / error) ** (1.0 / order))
+            factor *= min(1.0, h / before * (scalars[LAST_ERROR] / bounded) ** (1.0 / order))
         scalars[STEP_SIZE] = h * min(4.0, max(0.2, factor))
-        scalars[LAST_ERROR] = error
-    elif not np.isfinite(error):
+        scalars[LAST_ERROR] = bounded
+        scalars[SEGMENT], scalars[START_LOSS], scalars[END_LOSS] = h, scalars[END_LOSS], loss
+        scalars[END_TIME] += h
+        scalars[STEPS] += 1.0
+        scalars[IS_CURRENT], scalars[FRACTION], scalars[GRADIENT_SQUARED] = 1.0, 1.0, -1.0
+        return True
+    if not np.isfinite(error):
         scalars[STEP_SIZE] = 0.25 * h
     else:  # the error was too large, or else the loss rose
         scalars[STEP_SIZE] = h * (max(0.1, 0.8 * error ** (-1.0 / order)) if error > 1.0 else 0.5)
+    scalars[REJECTED] += 1.0
+    if scalars[IS_STIFF] == 0.0 or not error > 1.0:  # at its stability limit a method rings
+        scalars[RADIUS_AGE] = OLD
+    return False
+
+
+# Rules: where inside the last step, or at its end, the flow is shown.
+
+
+def hermite(fraction, h):
+    """Weights of the ``ENDS`` of a step in the cubic interpolant at a fraction of it."""
+    x = fraction
+    return (
+        (1.0 + 2.0 * x) * (1.0 - x) ** 2, -h * x * (1.0 - x) ** 2,
+        x**2 * (3.0 - 2.0 * x), -h * x**2 * (x - 1.0),
+    )  # fmt: skip
+
+
+def level_inside(scalars, loss_below, gradient_below):
+    """The highest level of the loss alone that lies in what is left of the step; −1 if there is none."""
+    current = scalars[LOSS] if scalars[FRACTION] < 1.0 else scalars[START_LOSS]
+    highest = -1.0
+    for c in range(loss_below.size):
+        level = loss_below[c]
+        if np.isinf(gradient_below[c]) and scalars[END_LOSS] < level < current and level > highest:
+            highest = level
+    return highest
+
+
+def fraction_at(scalars, until):
+    """The fraction of the step at which a time lies, if that is in what is left of the step; else 2."""
+    now = scalars[TIME] if scalars[FRACTION] < 1.0 else scalars[END_TIME] - scalars[SEGMENT]
+    return 1.0 - (scalars[END_TIME] - until) / scalars[SEGMENT] if now < until < scalars[END_TIME] else 2.0
+
+
+class Bracket(NamedTuple):
+    """Fractions of a step between which the loss falls to a level, and how far it is above the level there.
+
+    ``below`` is the same at ``high``, as it was found: by the Illinois rule of regula falsi, ``at_low`` or
+    ``at_high`` is halved when the other end has moved twice, in the direction ``side``.
+    """
+
+    low: float
+    high: float
+    at_low: float
+    at_high: float
+    below: float
+    side: float
+
+
+def bracket_of(scalars, level):
+    """The whole step, wherever in it the flow is shown: the crossing is the same."""
+    end = scalars[END_LOSS] - level
+    return Bracket(0.0, 1.0, scalars[START_LOSS] - level, end, end, 0.0)
+
+
+def is_wide(bracket, level, itemsize):
+    """Whether the crossing is not found yet, at the upper end, which lies below the level."""
+    accuracy = LEVEL_ACCURACY if itemsize == 8 else LEVEL_ACCURACY_SINGLE
+    return bracket.high - bracket.low > 1e-15 and -bracket.below > accuracy * level
+
+
+def guess(bracket):
+    """A fraction inside a bracket, where the chord crosses the level."""
+    low, high, at_low, at_high = bracket.low, bracket.high, bracket.at_low, bracket.at_high
+    middle = (low * at_high - high * at_low) / (at_high - at_low)
+    return middle if low < middle < high else 0.5 * (low + high)
+
+
+def narrowed(bracket, middle, value):
+    """The part of a bracket that the crossing lies in, from how far the loss is above the level inside it."""
+    if value > 0.0:
+        at_high = 0.5 * bracket.at_high if bracket.side == 1.0 else bracket.at_high
+        return Bracket(middle, bracket.high, value, at_high, bracket.below, 1.0)
+    at_low = 0.5 * bracket.at_low if bracket.side == -1.0 else bracket.at_low
+    return Bracket(bracket.low, middle, at_low, value, value, -1.0)
+
+
+def show_inside(scalars, fraction, loss, at_time, until):
+    """Note that the flow is shown at a fraction of the step: at the time ``until`` if that is ``at_time``."""
+    scalars[TIME] = until if fraction == at_time else scalars[END_TIME] - (1.0 - fraction) * scalars[SEGMENT]
+    scalars[LOSS], scalars[FRACTION] = loss, fraction
+
+
+def show_end(scalars):
+    """Note that the flow is shown at the end of the step."""
+    scalars[FRACTION], scalars[LOSS], scalars[TIME] = 1.0, scalars[END_LOSS], scalars[END_TIME]
+
+
+# Methods.
 
 
 def stages_for(h, radius):

@@ -29,6 +29,23 @@ def on_shim(monkeypatch):
     return choose
 
 
+@pytest.fixture(params=["shim", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device_here(request):
+    """The shim, and a GPU where there is one."""
+    from fastdmf.backends import cuda
+    from tests import cuda_shim
+
+    if request.param == "shim":
+        if cuda_shim.MISSING:
+            pytest.skip(f"the CUDA shim {cuda_shim.MISSING}")
+        request.getfixturevalue("on_shim")
+        return
+    try:
+        cuda.open_device()
+    except ValueError as missing:
+        pytest.skip(str(missing))
+
+
 @pytest.fixture(scope="session")
 def make_problem():
     """A function (kind, flavor, loss="mean") → a small problem with fewer values than unknowns.

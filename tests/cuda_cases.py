@@ -243,6 +243,76 @@ class Trials:
         return point, gradient, velocity, state
 
 
+def sampled_powers(launch, dtype, per_warp=6):
+    o, rng, out = Observed(dtype), np.random.default_rng(17), {}
+    size = o.values.size
+    grid = (-(-size // (WARPS * per_warp)),)
+    for name, lefts, rights in (("one and one", 1, 1), ("three and two", 3, 2)):
+        ends, counts = (o.left, o.right), (lefts, rights)
+        moved = [rng.standard_normal((k, *x.shape)).astype(dtype) for k, x in zip(counts, ends, strict=True)]
+        found = filled((lefts + rights, size), dtype)
+        launch(
+            "sampled_powers", grid, *ends, *moved, *counts, o.left.size, o.right.size, o.rows, o.cols, size,
+            o.width, per_warp, going(), found,
+        )  # fmt: skip
+        x, y = (np.stack([x, *more]).astype(float) for x, more in zip(ends, moved, strict=True))
+        wanted = np.zeros((lefts + rights + 1, size))
+        for a, b in np.ndindex(lefts + 1, rights + 1):
+            wanted[a + b] += np.sum(x[a][o.rows] * y[b][o.cols], axis=1)
+        out[name] = found, wanted[1:]
+    return out
+
+
+def inner_products(launch, dtype, size=700, degree=2, per_block=512):
+    c = np.random.default_rng(18).standard_normal((degree + 1, size)).astype(dtype)
+    pairs = [(s, t) for s in range(degree + 1) for t in range(s + 1)]
+    partials = filled((len(pairs), 2), float)
+    launch("inner_products", (len(pairs), 2), c[0], c[1:], size, per_block, 2, going(), partials)
+    products = np.array([c[s].astype(float) * c[t] for s, t in pairs])
+    return {"partials": (partials, np.add.reduceat(products, [0, per_block], axis=1))}
+
+
+def minima(c, max_step=np.inf):
+    """Steps in (0, max_step] to minima of ‖Σ_t c_t (−η)ᵗ‖² by NumPy, and 0: the lowest first."""
+    signed = c * (-1.0) ** np.arange(len(c))[:, None]
+    loss = np.sum([np.polynomial.Polynomial(column) ** 2 for column in signed.T])
+    fall, slope = loss - loss(0.0), loss.deriv()
+    roots = slope.roots()
+    # A step of Newton's corrects what eigenvalues leave of a root.
+    inside = [x - slope(x) / slope.deriv()(x) for x in roots[np.isreal(roots)].real if 0.0 < x < max_step]
+    ends = [0.0, *([max_step] if np.isfinite(max_step) else [])]
+    return sorted([x for x in inside if slope.deriv()(x) > 0.0] + ends, key=fall)
+
+
+def exact_step(launch, dtype):
+    rng, out = np.random.default_rng(512), {}
+    cubic = rng.standard_normal((4, 3))
+    lowest, first = minima(cubic)[:2]
+    assert 0.0 < 2.0 * first < lowest, "the first minimum is the lowest: nothing to find"
+    underflows = (1.0 + rng.random((3, 5))) * np.array([1.0, 1.0, 1e-200])[:, None]
+    uphill, saddle = np.array([[1.0], [-1.0], [1.0]]), np.array([[1.0], [1e-20], [1e-20]])
+    for name, c, max_step in (
+        ("cubic", cubic, np.inf),
+        ("capped between minima", cubic, 0.5 * (first + lowest)),
+        ("capped", cubic, 0.5 * first),
+        ("of a lower degree", underflows, np.inf),
+        ("fitted", 0.0 * cubic, np.inf),
+        ("uphill", uphill, np.inf),
+        ("at a saddle", saddle, 0.25),
+    ):
+        n, scale = len(c) - 1, 0.25
+        told = c.copy()
+        told[0] *= scale
+        sums = np.array([told[s] @ told[t] for s in range(n + 1) for t in range(s + 1)])
+        state, expected = going(LOSS=1.0), going(LOSS=1.0)
+        ladder = filled((2 * n + 3, 2 * n + 2), float)
+        launch("exact_step", (1,), sums, n, scale, max_step, ladder, state)
+        expected[STEP] = minima(c[:2] if name == "of a lower degree" else c, max_step)[0]
+        assert (expected[STEP] == 0.0) == (name in ("fitted", "uphill")), name
+        out[name] = state, expected
+    return out
+
+
 def advance_each(launch, dtype):
     out, scale, pairs = {}, 0.02, np.array([(0.0, np.inf), (1e9, np.inf), (0.0, 0.0), (1e9, 1e9)])
     for name, (tied, momentum, lr, alpha, norm) in {
@@ -301,7 +371,9 @@ def entry_residual(launch, dtype):
         r = o.w.astype(float) - (0 if values is None else y)
         out[f"{name} z"] = z, 0.25 * r
         out[f"{name} partials"] = partials, np.add.reduceat(r**2, [0, 64])
-    return out
+    copy = filled(o.w.size, dtype)
+    launch("entry_residual", (2,), o.w, None, 1.0, o.w.size, 64, going(), copy, None)
+    return out | {"copy": (copy, o.w)}
 
 
 def sparse_residual(launch, dtype, per_warp=2):
@@ -338,22 +410,13 @@ def dense_residual(launch, dtype, m=22, width=301, per_block=8):
     a, w, y = (rng.standard_normal(s).astype(dtype) for s in ((m, width), width, m))
     firsts, out = np.arange(0, m, per_block), {}
     for name, values in (("compared", y), ("linear", None)):
-        slots, partials = filled((firsts.size, width), dtype), filled(firsts.size, float)
-        launch(
-            "dense_residual",
-            (firsts.size,),
-            a,
-            width,
-            w,
-            values,
-            0.25,
-            m,
-            per_block,
-            going(),
-            slots,
-            partials,
-        )
+        z, slots, partials = filled(m, dtype), filled((firsts.size, width), dtype), filled(firsts.size, float)
+        front = (firsts.size,), a, width, w, values, 0.25, m, per_block, going()
+        launch("dense_residual", *front, z, slots, partials)
         r = a.astype(float) @ w - (0 if values is None else y)
+        measured = filled(m, dtype)
+        launch("dense_residual", *front, measured, None, None)
+        out[f"{name} z"], out[f"{name} measured"] = (z, 0.25 * r), (measured, 0.25 * r)
         out[f"{name} slots"] = slots, np.add.reduceat(0.25 * r[:, None] * a, firsts)
         out[f"{name} partials"] = partials, np.add.reduceat(r**2, firsts)
     return out
@@ -391,8 +454,8 @@ def combine(launch, dtype, size=300):
     return out
 
 
-def set_squares(launch, dtype, per_block=256):
-    sizes, blocks = (700, 30, 256), 3
+def set_squares(launch, dtype, per_block=512):
+    sizes, blocks = (700, 30, 256), 2
     memory = np.random.default_rng(13).standard_normal((4, sum(sizes))).astype(dtype)
     partials = filled((9, blocks), float)
     launch(
@@ -460,6 +523,9 @@ CASES = {
         total,
         sampled_change,
         gather_change,
+        sampled_powers,
+        inner_products,
+        exact_step,
         advance_each,
     )
 }

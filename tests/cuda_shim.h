@@ -27,6 +27,7 @@ void* shim_shared(int line, unsigned long bytes);
 const char* shim_launch(void (*body)(void*), void* what, const unsigned* grid, unsigned threads, unsigned seed);
 }
 
+using std::max;
 using std::min;
 #define threadIdx shim_thread
 #define blockIdx shim_block

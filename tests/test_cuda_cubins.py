@@ -39,6 +39,9 @@ BUDGETS = {
     "total": (48, 2048),
     "sampled_change": (64, 0),
     "gather_change": (60, 0),
+    "sampled_powers": (64, 0),
+    "inner_products": (64, 2048),
+    "exact_step": (64, 0),
     "advance_each": (128, 2048 + 72),  # two blocks are at home
 }
 
@@ -131,7 +134,8 @@ def test_a_block_reads_what_it_writes_past_the_cache_for_constants():
 
 @needs_nvcc
 def test_float32_is_not_computed_in_float64():
-    float32_only = "gather gather_step gather_change sampled_change combine sparse_adjoint sum_slots descend"
+    float32_only = "gather gather_step gather_change sampled_change sampled_powers"
+    float32_only += " combine sparse_adjoint sum_slots descend"
     for name in float32_only.split():
         body = entries(compiled("ptx", 75, "float32"))[name][1]
         assert "fma.rn.ftz.f32" in body or "add.ftz.f32" in body

@@ -184,9 +184,11 @@ def test_when_memory_is_full_one_sentence_says_so(monkeypatch, call):
 
 
 CASES = {
+    "depth 1": (dmf.Product(1), dmf.GradientDescent(30.0)),
     "depth 2": (dmf.Product(2), dmf.GradientDescent(0.5, momentum=0.9)),
     "depth 4": (dmf.Product(4, (30, 26, 33)), dmf.GradientDescent(2.0)),
     "UUᵀ": (dmf.Symmetric(), dmf.GroupRMSprop(0.2)),
+    "line search": (dmf.Product(3), dmf.ExactLineSearch()),
 }
 
 

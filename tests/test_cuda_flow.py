@@ -1,4 +1,4 @@
-"""The gradient flow on the CUDA backend, run on the CPU by the shim, against the CPU backend."""
+"""The gradient flow on the CUDA backend, run by the shim and on a GPU where there is one, against the CPU."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from fastdmf.kernels import flow_rules as rules
 from tests import cuda_shim
 from tests.test_cuda_backend import TOLERANCE, assert_close, problem_for, sensing
 
-pytestmark = pytest.mark.skipif(bool(cuda_shim.MISSING), reason=f"the CUDA shim {cuda_shim.MISSING}")
+needs_shim = pytest.mark.skipif(bool(cuda_shim.MISSING), reason=f"the CUDA shim {cuda_shim.MISSING}")
 
 FACTORIZATIONS = {"depth 2": dmf.Product(2), "depth 3": dmf.Product(3), "UUᵀ": dmf.Symmetric()}
 METHODS = {"rkc2": dmf.GradientFlow(), "dopri5": dmf.GradientFlow(rtol=1e-5, method="dopri5")}
@@ -29,7 +29,7 @@ def problem_of(factorization):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("factorization", FACTORIZATIONS)
-def test_runs_are_those_of_the_cpu(on_shim, factorization, method, dtype):
+def test_runs_are_those_of_the_cpu(device_here, factorization, method, dtype):
     f = FACTORIZATIONS[factorization]
     record = dmf.Record(every=7, at_loss=[0.5, 0.1], at_time=[2.0, 5.0], metrics=["loss", "gradient_norm"])
     stop = dmf.LossBelow(1e-2) | dmf.MaxSteps(200)
@@ -51,7 +51,7 @@ def test_runs_are_those_of_the_cpu(on_shim, factorization, method, dtype):
 
 @pytest.mark.parametrize("kind", ["any", "symmetric", "sparse"])
 @pytest.mark.parametrize("factorization", ["depth 2", "depth 3", "UUᵀ"])
-def test_flows_of_sensing_are_those_of_the_cpu(on_shim, factorization, kind):
+def test_flows_of_sensing_are_those_of_the_cpu(device_here, factorization, kind):
     f = FACTORIZATIONS[factorization]
     choices = {"factorization": f, "init": dmf.Gaussian(0.3), "seed": 0, "stop": dmf.MaxSteps(12)}
     gpu, cpu = (dmf.run(sensing(kind, f), device=device, **choices) for device in ("cuda", "cpu"))
@@ -60,7 +60,7 @@ def test_flows_of_sensing_are_those_of_the_cpu(on_shim, factorization, kind):
     assert_close(gpu, cpu, 1e-10)
 
 
-def test_a_flow_at_depth_5_with_widths(on_shim):
+def test_a_flow_at_depth_5_with_widths(device_here):
     """Chains of three factors have products of three, and derivatives of each."""
     f = dmf.Product(5, (9, 12, 10, 8))
     problem = dmf.Completion.random((12, 10), rank=2, observed=60, seed=0)
@@ -70,6 +70,7 @@ def test_a_flow_at_depth_5_with_widths(on_shim):
     assert_close(gpu, cpu, 1e-11)
 
 
+@needs_shim
 @pytest.mark.parametrize("factorization", FACTORIZATIONS)
 def test_schedules_stretches_and_records_do_not_change_a_bit(on_shim, factorization):
     f = FACTORIZATIONS[factorization]
@@ -83,7 +84,7 @@ def test_schedules_stretches_and_records_do_not_change_a_bit(on_shim, factorizat
         assert (end.loss, end.time, end.steps) == (ends[0].loss, ends[0].time, ends[0].steps)
 
 
-def test_a_flow_is_taken_up_inside_a_step_to_the_bit_and_from_the_cpu(on_shim):
+def test_a_flow_is_taken_up_inside_a_step_to_the_bit_and_from_the_cpu(device_here):
     loop, other = (
         dmf.Loop(problem_of(None), dmf.Product(3), METHODS["rkc2"], device=d) for d in ("cuda", "cpu")
     )
@@ -106,7 +107,7 @@ def test_a_flow_is_taken_up_inside_a_step_to_the_bit_and_from_the_cpu(on_shim):
     assert_close(straight.state(), crossed.state(), 1e-11)
 
 
-def test_a_checkpoint_goes_on_to_the_bit(on_shim, tmp_path):
+def test_a_checkpoint_goes_on_to_the_bit(device_here, tmp_path):
     choices = {"depth": 2, "init": START, "seed": 0, "device": "cuda", "record": dmf.Record(every=3)}
     whole = dmf.run(problem_of(None), stop=dmf.LossBelow(0.05), **choices)
     seen = []
@@ -124,7 +125,7 @@ def test_a_checkpoint_goes_on_to_the_bit(on_shim, tmp_path):
     assert again.evaluations == whole.evaluations and again.details == whole.details
 
 
-def test_a_stage_without_a_finite_loss_ends_the_step_as_on_the_cpu(on_shim):
+def test_a_stage_without_a_finite_loss_ends_the_step_as_on_the_cpu(device_here):
     """The first step is far too long: it is tried, and shortened, as often and at the same cost."""
     f, optimizer = dmf.Product(3), METHODS["dopri5"]
     loops = [dmf.Loop(problem_of(None), f, optimizer, device=d) for d in ("cuda", "cpu")]
@@ -142,7 +143,7 @@ def test_a_stage_without_a_finite_loss_ends_the_step_as_on_the_cpu(on_shim):
     assert_close(ends[0].state(), ends[1].state(), 1e-11)
 
 
-def test_a_flow_at_rest_is_stuck(on_shim):
+def test_a_flow_at_rest_is_stuck(device_here):
     problem = dmf.Completion([0, 1], [0, 1], [1.0, 2.0], (3, 3))
     for device in ("cuda", "cpu"):
         start = dmf.Factors([np.zeros((3, 3))] * 2)
@@ -150,7 +151,7 @@ def test_a_flow_at_rest_is_stuck(on_shim):
         assert t.advance(5) == Event.STUCK and t.stuck and t.step == 0
 
 
-def test_a_cancelled_flow_ends_between_steps(on_shim):
+def test_a_cancelled_flow_ends_between_steps(device_here):
     t = dmf.Loop(problem_of(None), dmf.Product(2), METHODS["rkc2"], device="cuda").start(START, 0)
     t.cancel[0] = 1
     assert t.advance(5) == Event.CANCELLED and t.step == 0
@@ -158,6 +159,7 @@ def test_a_cancelled_flow_ends_between_steps(on_shim):
     assert t.advance(2) == Event.ALL_STEPS and t.step == 2
 
 
+@needs_shim
 def test_a_step_waits_once_and_a_product_with_the_hessian_once(on_shim, monkeypatch):
     device, waits = on_shim(), []
     t = dmf.Loop(problem_of(None), dmf.Product(2), METHODS["rkc2"], device="cuda").start(START, 0)

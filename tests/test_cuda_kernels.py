@@ -199,9 +199,45 @@ BUGS = {
         "asan", r"AddressSanitizer: heap-buffer-overflow \S*kernels:\d+", "advance_each",
         ("k < owners * t.width", "k < (owners + 1) * t.width"),
     ),
+    "a power too many": (
+        "asan", r"AddressSanitizer: heap-buffer-overflow \S*kernels:\d+", "sampled_powers",
+        ("t <= lefts + rights; ++t", "t <= lefts + rights + 1; ++t"),
+    ),
+    "blocks that write one another's sum": (
+        "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "inner_products",
+        ("partials[(long long)blockIdx.x * blocks + blockIdx.y]", "partials[blockIdx.x + blockIdx.y]"),
+    ),
+    "a step that every thread looks for": (
+        "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "exact_step",
+        ("if (state[EVENT] != GOING || threadIdx.x != 0) return;", "if (state[EVENT] != GOING) return;"),
+    ),
     "blocks that write one sum": (
         "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "sampled_residual",
         ("of_warps[k];\n  partials[blockIdx.x] = total;", "of_warps[k];\n  partials[0] += total;"),
+    ),
+    "a stage past the last set": (
+        "asan", r"AddressSanitizer: heap-buffer-overflow \S*kernels:\d+", "combine",
+        ("sets[to * size + here] = sum;", "sets[(to + 1) * size + here] = sum;"),
+    ),
+    "a set that is changed where others read it": (
+        "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "combine",
+        ("sets[to * size + here] = sum;", "sets[to * size + (here + 1) % size] = sum;"),
+    ),
+    "blocks that write one square": (
+        "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "set_squares",
+        ("(long long)blockIdx.y * blocks + blockIdx.x] = total", "(long long)blockIdx.y * blocks] = total"),
+    ),
+    "no barrier before the tree": (
+        "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "total",
+        ("slots[t] = x;\n  __syncthreads();", "slots[t] = x;"),
+    ),
+    "lanes that all write": (
+        "tsan", r"ThreadSanitizer: data race \S*kernels:\d+", "sampled_change",
+        ("if (lane == 0) w_dot[e] = w;", "w_dot[e] = w;"),
+    ),
+    "columns past the width": (
+        "asan", r"AddressSanitizer: heap-buffer-overflow \S*kernels:\d+", "gather_change",
+        ("if (i >= rows || q >= width) return;\n  real sum = 0;", "if (i >= rows) return;\n  real sum = 0;"),
     ),
 }  # fmt: skip
 

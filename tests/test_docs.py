@@ -4,6 +4,7 @@ import doctest
 import importlib.util
 import pkgutil
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,13 @@ def test_the_page_on_cuda_has_the_counts_that_stand_beside_the_kernels():
     times = {row.kernel: cuda_table.microseconds(row, 4) for row in cuda_table.rows()}
     step = times["sampled_residual"] + 2 * times["gather_step"]
     assert f"{step / 1e3:.1f} ms for a step on 10⁷ entries" in (ROOT / "README.md").read_text(encoding="utf8")
+
+
+def test_pages_errors_and_extras_name_the_same_cupy():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf8"))["project"]
+    page = (ROOT / "docs" / "cuda.md").read_text(encoding="utf8")
+    errors = (ROOT / "kernels" / "cuda" / "cupy_device.py").read_text(encoding="utf8")
+    for extra in ("cuda", "cuda12"):
+        (wanted,) = project["optional-dependencies"][extra]
+        assert f"`{extra}`" in page
+        assert f"'{wanted.split('>=')[0]}'" in page and errors.count(f"'{wanted.split('>=')[0]}'") == 2

@@ -28,7 +28,7 @@ class _Steps:
 class Completion(_Steps):
     """On a fifth of the entries of a square matrix, at full width."""
 
-    params = ([2, 3, 4], [100, 300, 1000, 3000], ["float32", "float64"])
+    params = ([1, 2, 3, 4], [100, 300, 1000, 3000], ["float32", "float64"])
     param_names = ("depth", "size", "dtype")
 
     def setup(self, depth, size, dtype):
@@ -39,15 +39,21 @@ class Completion(_Steps):
         self.trajectory.advance(100)
 
 
+RULES = {
+    "momentum": dmf.GradientDescent(lr=1e-3, momentum=0.9),
+    "line_search": dmf.ExactLineSearch(),
+    "group_rmsprop": dmf.GroupRMSprop(),
+}
+
+
 class Optimizers(_Steps):
     """On 2000 entries of a 100 × 100 matrix at depth 3."""
 
-    params = (["momentum", "group_rmsprop"], ["float32", "float64"])
+    params = (list(RULES), ["float32", "float64"])
     param_names = ("optimizer", "dtype")
 
     def setup(self, optimizer, dtype):
-        rule = dmf.GradientDescent(lr=1e-3, momentum=0.9) if optimizer == "momentum" else dmf.GroupRMSprop()
-        self._start(dmf.Completion.random(), dmf.Product(3), dtype, rule)
+        self._start(dmf.Completion.random(), dmf.Product(3), dtype, RULES[optimizer])
 
     def time_hundred_steps(self, optimizer, dtype):
         self.trajectory.advance(100)

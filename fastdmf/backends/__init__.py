@@ -40,6 +40,13 @@ class Event(IntEnum):
 Halts = Sequence[tuple[float, float]]
 
 
+def thresholds(halts: Halts) -> tuple[bool, Array, Array]:
+    """Whether norms are needed at every step, and the thresholds for losses and norms."""
+    loss_below = np.array([loss for loss, _ in halts], dtype=np.float64)
+    gradient_below = np.array([norm for _, norm in halts], dtype=np.float64)
+    return bool(np.isfinite(gradient_below).any()), loss_below, gradient_below
+
+
 class Leg(NamedTuple):
     """How far a trajectory may go before somebody looks at it again."""
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fastdmf._checks import Array
-from fastdmf.backends import Event, Halts
+from fastdmf.backends import Event, Halts, thresholds
 from fastdmf.backends.cpu_memory import Matrices
 from fastdmf.backends.cpu_objective import NEVER, CpuObjective, Scratch
-from fastdmf.backends.cpu_trajectory import CpuTrajectory, thresholds
+from fastdmf.backends.cpu_trajectory import CpuTrajectory
 from fastdmf.backends.layout import aligned_empty, first_direction
 from fastdmf.kernels import flow_rules as rules
 from fastdmf.kernels.cpu.chebyshev import Chebyshev

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastdmf._checks import Array
-from fastdmf.backends import Event, Leg
+from fastdmf.backends import Event, Leg, thresholds
 from fastdmf.backends.cpu_steps import StepTrajectory
-from fastdmf.backends.cpu_trajectory import thresholds
 from fastdmf.kernels.cpu.lockstep import Company, advance_together
 
 

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastdmf._checks import Array
-from fastdmf.backends import Event, Halts
+from fastdmf.backends import Event, Halts, thresholds
 from fastdmf.backends.cpu_memory import Matrices
 from fastdmf.backends.cpu_objective import NEVER, NO_HALTS, CpuObjective, Scratch
-from fastdmf.backends.cpu_trajectory import CpuTrajectory, thresholds
+from fastdmf.backends.cpu_trajectory import CpuTrajectory
 from fastdmf.backends.layout import Layout, aligned_empty
 from fastdmf.kernels.cpu import stepping
 from fastdmf.kernels.cpu.completion import Entries

@@ -111,13 +111,6 @@ class CpuTrajectory(ABC):
         )  # fmt: skip
 
 
-def thresholds(halts: Halts) -> tuple[bool, Array, Array]:
-    """Whether norms are needed at every step, and the thresholds for losses and norms."""
-    loss_below = np.array([loss for loss, _ in halts], dtype=np.float64)
-    gradient_below = np.array([norm for _, norm in halts], dtype=np.float64)
-    return bool(np.isfinite(gradient_below).any()), loss_below, gradient_below
-
-
 def _frozen(arrays: Sequence[Array]) -> list[Array]:
     """Read-only copies that keep the memory order."""
     copies = [a.copy(order="K") for a in arrays]

@@ -17,7 +17,7 @@ from fastdmf.backends.cuda_steps import StepTrajectory
 from fastdmf.backends.cuda_trajectory import CudaTrajectory
 from fastdmf.factorizations import Factorization
 from fastdmf.kernels.cuda.cupy_device import CupyDevice
-from fastdmf.optimizers import GradientDescent, GradientFlow, GroupRMSprop, Optimizer
+from fastdmf.optimizers import ExactLineSearch, GradientDescent, GradientFlow, GroupRMSprop, Optimizer
 from fastdmf.problems import Problem
 
 
@@ -40,15 +40,12 @@ class CudaEngine:
         dtype: np.dtype,
         threads: int,
     ) -> None:
+        if not isinstance(optimizer, GradientDescent | GroupRMSprop | ExactLineSearch | GradientFlow):
+            raise TypeError(f"the CUDA backend cannot carry out {optimizer!r}")
         device = open_device()
-        if not isinstance(optimizer, GradientDescent | GroupRMSprop | GradientFlow):
-            raise ValueError(
-                "device 'cuda' carries out GradientDescent, GroupRMSprop and GradientFlow, not "
-                f"{optimizer!r}: use device='cpu'"
-            )
         self.optimizer, self._threads = optimizer, threads
         self.objective: Any
-        if not isinstance(optimizer, GradientFlow) and fits_a_block(problem, factorization, optimizer):
+        if isinstance(optimizer, GradientDescent | GroupRMSprop) and fits_a_block(problem, factorization):
             self.objective = SmallObjective(problem, factorization, optimizer, dtype, device)
             self._kind: Any = SmallTrajectory
         else:

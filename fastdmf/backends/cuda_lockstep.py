@@ -14,16 +14,15 @@ from fastdmf.backends.cuda_trajectory import CudaTrajectory
 from fastdmf.backends.layout import layout_of
 from fastdmf.factorizations import Factorization
 from fastdmf.kernels.cuda.sources import EVENT, LARGEST, ORDERS, TAKEN
-from fastdmf.optimizers import GradientDescent, GroupRMSprop, Optimizer
+from fastdmf.optimizers import GradientDescent, GroupRMSprop
 from fastdmf.problems import Completion, Problem
 
 
-def fits_a_block(problem: Problem, factorization: Factorization, optimizer: Optimizer) -> bool:
+def fits_a_block(problem: Problem, factorization: Factorization) -> bool:
     """Whether one block moves a trial: a completion whose factors have at most 64 rows and columns each."""
     shapes = factorization.factor_shapes(problem.shape)
     return (
         isinstance(problem, Completion)
-        and isinstance(optimizer, GradientDescent | GroupRMSprop)
         and layout_of(factorization, problem.shape, (problem.rows, problem.cols)).left > 0
         and max(map(max, shapes)) <= LARGEST
     )
@@ -102,7 +101,7 @@ class SmallTrajectory(StepTrajectory):
         evaluations: int,
     ) -> None:
         o, device = objective, objective.device
-        CudaTrajectory.__init__(self, objective, optimizer, evaluations, now_of(memory))
+        CudaTrajectory.__init__(self, objective, optimizer, factors, evaluations, now_of(memory))
         self._momentum = o.momentum
         self.home = device.empty((o.home_size,), o.dtype)
         sets = [Matrices(self.home[k * o.size :][: o.size], o.layout.shapes) for k in range(o.sets)]

@@ -9,8 +9,8 @@ import numpy as np
 from fastdmf._checks import Array
 from fastdmf.backends.cuda_device import Device, Matrices
 from fastdmf.backends.cuda_operators import Work, bind_problem
-from fastdmf.backends.cuda_support import Ends, Entries, Sampling, row_by_row
-from fastdmf.factorizations import Factorization, Symmetric
+from fastdmf.backends.cuda_support import Ends, Entries, Itself, Sampling, row_by_row
+from fastdmf.factorizations import Factorization
 from fastdmf.kernels.cuda.sources import SLOTS
 from fastdmf.problems import Completion, Problem
 from fastdmf.problems.base import root_mean_square
@@ -35,10 +35,6 @@ class CudaObjective:
     ) -> None:
         self.problem, self.factorization, self.dtype, self.device = problem, factorization, dtype, device
         self.launch = device.load(dtype)
-        if len(factorization.factor_shapes(problem.shape)) == 1 and not isinstance(factorization, Symmetric):
-            raise ValueError(
-                f"device 'cuda' moves two factors or more, not {factorization!r}: use device='cpu'"
-            )
         self.layout, self.operator = bind_problem(problem, factorization, dtype, device, self.launch)
         #: A state in which kernels run.
         self.going = device.put(np.zeros(SLOTS))
@@ -60,8 +56,8 @@ class CudaObjective:
 
     @property
     def _chains(self) -> tuple[tuple[int, int], ...]:
-        """Where the matrices of each chain begin, and how many they are."""
-        left, right = self.layout.left, self.layout.right
+        """Where the matrices of each chain begin, and how many they are; W itself is a chain of one."""
+        left, right = max(self.layout.left, 1), self.layout.right
         return ((0, left), (left, right)) if right else ((0, left),)
 
     @property
@@ -70,10 +66,10 @@ class CudaObjective:
         return self.operator.form
 
     @property
-    def summed_entries(self) -> Entries | None:
+    def summed_entries(self) -> Entries | Itself | None:
         """The support, if steps can be taken as the gradient is summed: no chain has to be multiplied out."""
         support, is_shallow = self.operator.support, self.layout.left <= 1 and self.layout.right <= 1
-        return support if is_shallow and isinstance(support, Entries) else None
+        return support if is_shallow and isinstance(support, Entries | Itself) else None
 
     def compose(self, point: Matrices, scratch: Scratch) -> Ends:
         """L and R of W = L Rᵀ; all prefix products P_j = M₁ … M_j of both chains are left in ``scratch``."""
@@ -151,6 +147,42 @@ class CudaObjective:
             if j > first + 1:
                 multiply(delta, point.each[j].T, scratch.deltas[j - 1])
 
+    def powers(self, gradient: Matrices) -> list[list[Matrices]]:
+        """Memory for the coefficients of ξ, …, ξⁱ of the product of the first i matrices of each chain, which
+        move by ξ along a gradient: for i = 1 that is the gradient.
+        """
+        shapes, levels = self.layout.shapes, []
+        for first, count in self._chains:
+            head = gradient.each[first]
+            levels.append([Matrices(head.reshape((head.size,)), [head.shape])])
+            for i in range(2, count + 1):
+                rows, cols = shapes[first][0], shapes[first + i - 1][1]
+                flat = self.device.empty((i * rows * cols,), self.dtype)
+                levels[-1].append(Matrices(flat, [(rows, cols)] * i))
+        return levels
+
+    def expand(
+        self, point: Matrices, gradient: Matrices, powers: list[list[Matrices]], scratch: Scratch, state: Any,
+        out: Matrices,
+    ) -> None:  # fmt: skip
+        """The coefficients of ξ, ξ², … of W on the support as all M_j move to M_j + ξ G_j, where W was last
+        composed.
+
+        That of ξᵃ in (M₁ + ξ G₁) … (M_i + ξ G_i) is that of ξᵃ⁻¹ in the product before times G_i, and that
+        of ξᵃ times M_i.
+        """
+        multiply = self.device.multiply
+        for (first, count), levels in zip(self._chains, powers, strict=True):
+            for i in range(1, count):
+                before = [self._last(point, scratch.prefixes, first, i), *levels[i - 1].each]
+                for a, product in enumerate(levels[i].each, 1):
+                    multiply(before[a - 1], gradient.each[first + i], product)
+                    if a <= i:
+                        multiply(before[a], point.each[first + i], product, adds=True)
+        ends = [self._last(point, scratch.prefixes, *chain) for chain in self._chains]
+        moved = powers[0][-1], powers[-1][-1]
+        self.operator.support.sample_powers((ends[0], ends[-1]), moved, state, out)
+
     @staticmethod
     def _last(ends: Matrices, products: list[Any], first: int, count: int) -> Any:
         """The last of the products along a chain; of a single matrix, that among ``ends``."""
@@ -164,7 +196,7 @@ class CudaObjective:
             return self.problem.test_error(self.factorization.compose(factors))
         support, sampling, values = self._held_out
         w = self.device.empty((values.size,), self.dtype)
-        support.compare(self.compose(point, scratch), sampling, None, 1.0, self.going, w, None)
+        support.compare(self.compose(point, scratch), None, 1.0, self.going, w, None, sampling)
         return root_mean_square(self.device.get(w) - values)
 
     @cached_property

@@ -1,14 +1,16 @@
-"""Trajectories on a CUDA device that move step by step: gradient descent, GroupRMSprop."""
+"""Trajectories on a CUDA device that move step by step: gradient descent, GroupRMSprop, exact line search."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from fastdmf._checks import Array
 from fastdmf.backends import Event, Halts
 from fastdmf.backends.cuda_device import Matrices
+from fastdmf.backends.cuda_line_search import LineSearch
 from fastdmf.backends.cuda_objective import CudaObjective
-from fastdmf.backends.cuda_support import Entries
+from fastdmf.backends.cuda_support import Entries, Itself
 from fastdmf.backends.cuda_trajectory import CudaTrajectory
 from fastdmf.kernels.cuda.sources import (
     BLOCK,
@@ -20,7 +22,7 @@ from fastdmf.kernels.cuda.sources import (
     TAKEN,
     share,
 )
-from fastdmf.optimizers import GradientDescent, GroupRMSprop
+from fastdmf.optimizers import ExactLineSearch, GradientDescent, GroupRMSprop
 
 _NUMBER = np.dtype(np.float64)
 
@@ -35,17 +37,19 @@ class StepTrajectory(CudaTrajectory):
     def __init__(
         self,
         objective: CudaObjective,
-        optimizer: GradientDescent | GroupRMSprop,
+        optimizer: GradientDescent | GroupRMSprop | ExactLineSearch,
         factors: Sequence[Array],
         memory: Mapping[str, Array],
         evaluations: int,
     ) -> None:
         o, device = objective, objective.device
-        super().__init__(objective, optimizer, evaluations, now_of(memory))
+        super().__init__(objective, optimizer, factors, evaluations, now_of(memory))
         self._state = device.put(self._now)
         self._points = [o.matrices(), o.matrices()]
         self._put(o.layout.inward(factors), self._points[0])
         self._gradient, self._scratch = o.matrices(), o.scratch()
+        if isinstance(optimizer, ExactLineSearch):
+            self._search = LineSearch(o, optimizer, self._gradient)
         self._momentum = optimizer.momentum if isinstance(optimizer, GradientDescent) else 0.0
         self._velocities = [o.matrices(), o.matrices()] if self._momentum else []
         if self._momentum:
@@ -110,24 +114,32 @@ class StepTrajectory(CudaTrajectory):
                 self._state,
             )  # fmt: skip
             self._descend()
-        elif has_gradient or (entries := o.summed_entries) is None:
+        elif isinstance(optimizer, GradientDescent) and not has_gradient and (entries := o.summed_entries):
+            self._descend_at_once(entries)
+        else:
             if not has_gradient:
                 o.pull_back(self._points[0], self._work.z, self._state, self._gradient, self._scratch)
+            if isinstance(optimizer, ExactLineSearch):
+                self._search.find_step(self._points[0], self._scratch, self._work, self._state)
             self._descend()
-        else:
-            self._descend_at_once(entries)
         self._points.reverse()
         self._velocities.reverse()
 
     def _descend(self) -> None:
+        self._descend_along(self._gradient.flat)
+
+    def _descend_along(self, gradient: Any) -> None:
         old, new = (v.flat for v in self._velocities) if self._momentum else (None, None)
         point, moved = (m.flat for m in self._points)
         self.objective.launch(
-            "descend", (-(-self._size // BLOCK),), self._gradient.flat, self._size, self._state,
+            "descend", (-(-self._size // BLOCK),), gradient, self._size, self._state,
             self._momentum, old, new, point, moved,
         )  # fmt: skip
 
-    def _descend_at_once(self, entries: Entries) -> None:
+    def _descend_at_once(self, entries: Entries | Itself) -> None:
+        if isinstance(entries, Itself):
+            self._descend_along(self._work.z)
+            return
         o = self.objective
         point, moved = (m.each for m in self._points)
         for k, (grid, (*lists, dense, rows)) in enumerate(entries.sides((point[0], point[-1]))):

@@ -1,4 +1,7 @@
-"""The entries of W that are looked at, on a CUDA device: W = L Rᵀ there, and back to gradients in L and R."""
+"""The entries of W that are looked at, on a CUDA device: W = L Rᵀ there, and back to gradients in L and R.
+
+W that is not factored stands for both L and R.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -6,12 +9,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from fastdmf._checks import Array
-from fastdmf.backends.cuda_device import Device
+from fastdmf.backends.cuda_device import Device, Matrices
 from fastdmf.backends.layout import compressed_rows, refuse_overflow
-from fastdmf.kernels.cuda.sources import WARP, WARPS, share
+from fastdmf.kernels.cuda.sources import BLOCK, WARP, WARPS, share
 
-#: L and R of W = L Rᵀ; twice U for UUᵀ.
+#: L and R of W = L Rᵀ; twice U for UUᵀ, and twice W on the support for W itself.
 Ends = tuple[Any, Any]
+#: X_1, X_2, … and Y_1, Y_2, … of L(ξ) = L + Σ_a ξᵃ X_a and R(ξ) = R + Σ_b ξᵇ Y_b.
+Powers = tuple[Matrices, Matrices]
 
 
 class Support(Protocol):
@@ -24,7 +29,7 @@ class Support(Protocol):
         ...
 
     def pull(self, ends: Ends, z: Any, state: Any, out: list[Any]) -> None:
-        """The gradients in L and R, or in U, from that on the support."""
+        """The gradients in L and R, in U or in W itself, from that on the support."""
         ...
 
     def change(self, ends: Ends, dots: Ends, state: Any, w_dot: Any) -> None:
@@ -32,7 +37,11 @@ class Support(Protocol):
         ...
 
     def pull_change(self, ends: Ends, dots: Ends, z: Any, z_dot: Any, state: Any, out: list[Any]) -> None:
-        """How the gradients in L and R, or in U, change as L and R do, and z by ż."""
+        """How the gradients in L and R, in U or in W itself, change as L and R do, and z by ż."""
+        ...
+
+    def sample_powers(self, ends: Ends, powers: Powers, state: Any, out: Matrices) -> None:
+        """The coefficients of ξ, ξ², … of W on the support, in L(ξ) = L + Σ_a ξᵃ X_a and R(ξ) likewise."""
         ...
 
 
@@ -101,16 +110,19 @@ class Entries:
     ) -> None:
         self.size, self.width, self._shape, self._launch = rows.size, width, shape, launch
         self.sampling = Sampling.of(device, rows, cols)
+        self.per_block = self.sampling.per_warp * WARPS
         self._lists = [Lists(*map(device.put, one)) for one in lists_of(rows, cols, shape, tied)]
 
     def sample(self, ends: Ends, state: Any, w: Any) -> None:
         """W on the support."""
-        self.compare(ends, self.sampling, None, 1.0, state, w, None)
+        self.compare(ends, None, 1.0, state, w, None)
 
     def compare(
-        self, ends: Ends, sampling: Sampling, values: Any, scale: float, state: Any, z: Any, sums: Any
-    ) -> None:
-        """z = ``scale`` (W − y) on the entries of a sampling, and partial sums of (W − y)² if asked for."""
+        self, ends: Ends, values: Any, scale: float, state: Any, z: Any, sums: Any,
+        sampling: Sampling | None = None,
+    ) -> None:  # fmt: skip
+        """z = ``scale`` (W − y) and partial sums of (W − y)² if asked for, here or on another sampling."""
+        sampling = sampling or self.sampling
         self._launch(
             "sampled_residual", (sampling.blocks,), *ends, sampling.rows, sampling.cols, values, scale,
             z.size, self.width, sampling.per_warp, state, z, sums,
@@ -145,6 +157,53 @@ class Entries:
                 "gather_change", grid, *lists, z, z_dot, dense, dense_dot, rows, self.width, state, into
             )
 
+    def sample_powers(self, ends: Ends, powers: Powers, state: Any, out: Matrices) -> None:
+        """Σ_{a + b = t} ⟨X_a,i, Y_b,j⟩, all of them at once."""
+        sampling, (left, right) = self.sampling, powers
+        self._launch(
+            "sampled_powers", (sampling.blocks,), *ends, left.flat, right.flat, len(left.each),
+            len(right.each), ends[0].size, ends[1].size, sampling.rows, sampling.cols, self.size, self.width,
+            sampling.per_warp, state, out.flat,
+        )  # fmt: skip
+
+
+class Itself:
+    """Entries that are known, or move by themselves: the gradient in W itself is that on the support."""
+
+    def __init__(self, launch: Callable[..., None], size: int, per_block: int | None = None) -> None:
+        self.size, self._launch = size, launch
+        self.per_block = per_block or BLOCK * share(size, BLOCK)[0]
+
+    def compare(self, ends: Ends, values: Any, scale: float, state: Any, z: Any, sums: Any) -> None:
+        """z = ``scale`` (W − y), and partial sums of (W − y)² if asked for."""
+        self._launch(
+            "entry_residual", (-(-self.size // self.per_block),), ends[0], values, scale, self.size,
+            self.per_block, state, z, sums,
+        )  # fmt: skip
+
+    def _copy(self, entries: Any, state: Any, into: Any) -> None:
+        self.compare((entries, entries), None, 1.0, state, into, None)
+
+    def sample(self, ends: Ends, state: Any, w: Any) -> None:
+        """W, copied."""
+        self._copy(ends[0], state, w)
+
+    def pull(self, ends: Ends, z: Any, state: Any, out: list[Any]) -> None:
+        """The gradient, copied."""
+        self._copy(z, state, out[0])
+
+    def change(self, ends: Ends, dots: Ends, state: Any, w_dot: Any) -> None:
+        """Ẇ, copied."""
+        self._copy(dots[0], state, w_dot)
+
+    def pull_change(self, ends: Ends, dots: Ends, z: Any, z_dot: Any, state: Any, out: list[Any]) -> None:
+        """Ż, copied."""
+        self._copy(z_dot, state, out[0])
+
+    def sample_powers(self, ends: Ends, powers: Powers, state: Any, out: Matrices) -> None:
+        """What W moves along, copied: it is linear in ξ."""
+        self._copy(powers[0].flat, state, out.flat)
+
 
 class Whole:
     """All of W, multiplied out.  For UUᵀ only symmetric gradients are pulled back, and count once."""
@@ -177,3 +236,11 @@ class Whole:
         if not self._tied:
             self._device.multiply(z_dot.T, ends[0], out[1])
             self._device.multiply(z.T, dots[0], out[1], adds=True)
+
+    def sample_powers(self, ends: Ends, powers: Powers, state: Any, out: Matrices) -> None:
+        """Σ_{a + b = t} X_a Y_bᵀ, row by row."""
+        left, right = ([end, *moved.each] for end, moved in zip(ends, powers, strict=True))
+        for t, w in enumerate(out.each, 1):
+            least, most = max(0, t - len(right) + 1), min(t, len(left) - 1)
+            for a in range(least, most + 1):
+                self._device.multiply(left[a], right[t - a].T, w.reshape(self._shape), adds=a > least)

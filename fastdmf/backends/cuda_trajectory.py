@@ -26,8 +26,12 @@ class CudaTrajectory(ABC):
     _now: Array
     _optimizer: Optimizer
 
-    def __init__(self, objective: Any, optimizer: Optimizer, evaluations: int, now: Array) -> None:
+    def __init__(
+        self, objective: Any, optimizer: Optimizer, factors: Sequence[Array], evaluations: int, now: Array
+    ) -> None:
         self.objective, self._optimizer, self.evaluations, self._now = objective, optimizer, evaluations, now
+        #: At depth 1 the device may hold the observed entries only; these are all the others.
+        self._rest = np.array(factors[0], objective.dtype) if objective.layout.left == 0 else None
         self.cancel = np.zeros(1, dtype=np.uint8)
         self.diverged = self.stuck = False
 
@@ -98,7 +102,7 @@ class CudaTrajectory(ABC):
 
     def factors(self) -> list[Array]:
         """[W_1, …, W_N] or [U]: copies."""
-        return self.objective.layout.outward(self._fetch(self._point), None)
+        return self.objective.layout.outward(self._fetch(self._point), self._rest)
 
     def state(self) -> State:
         """The current point as a value."""

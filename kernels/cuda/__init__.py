@@ -6,6 +6,7 @@
 ``sensing.cu``      measurements of W on its support, dense and sparse, and their adjoints
 ``stepping.cu``     moving a point, norms, and what the loss at a new point decides
 ``flow.cu``         the gradient flow: combinations of stages, norms, and products with the Hessian
+``line_search.cu``  the loss along the gradient as a polynomial, and its minimizer
 ``lockstep.cu``     many small trials, a block each, for many steps in one launch
 ``sources``         the sources as one, the arguments of each kernel, and grids
 ``cupy_device``     memory, matrix products and launches on a GPU, through CuPy

@@ -34,6 +34,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4) sampled_residual(
 
 // The same where W on the support is known, or is what moves: z_e = c (w_e − y_e), ``per_block`` entries a block.
 //
+// Without values and partials it is copied.
 // Bytes: 3 S b;  flops: 4 S.
 extern "C" __global__ void __launch_bounds__(BLOCK) entry_residual(
     const real* __restrict__ w, const real* __restrict__ values, real scale, long long entries,
@@ -48,6 +49,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) entry_residual(
     squares = fma((double)difference, (double)difference, squares);
     z[e] = scale * difference;
   }
+  if (!partials) return;
   const double total = block_sum(squares, slots);
   if (threadIdx.x == 0) partials[blockIdx.x] = total;
 }

@@ -99,7 +99,7 @@ def _cupy_with_a_gpu() -> Any:
     except ImportError:
         raise ValueError(
             "device 'cuda' needs CuPy, which is not installed: pip install 'cupy-cuda13x[ctk]', or "
-            "cupy-cuda12x for CUDA 12"
+            "'cupy-cuda12x[ctk]' for a driver of CUDA 12"
         ) from None
     try:
         count = cupy.cuda.runtime.getDeviceCount()
@@ -114,7 +114,8 @@ def _cupy_with_a_gpu() -> Any:
     except ImportError as error:
         raise ValueError(
             "device 'cuda' needs CUDA's libraries, which CuPy does not find: pip install "
-            f"'cupy-cuda13x[ctk]', or the CUDA toolkit ({str(error).splitlines()[0]})"
+            "'cupy-cuda13x[ctk]', 'cupy-cuda12x[ctk]' for CUDA 12, or the CUDA toolkit "
+            f"({str(error).splitlines()[0]})"
         ) from None
     return cupy
 

@@ -9,7 +9,7 @@ constexpr int AT_ONCE = 4;
 
 // z_i = c (Σ_a A_ia w_a − y_i) for a sparse A by rows, and partials[b] = Σ (A w − y)_i² over those of block b.
 //
-// A warp takes ``per_warp`` measurements in a row, its lanes the entries.
+// Without partials no squares are summed.  A warp takes ``per_warp`` measurements in a row, its lanes the entries.
 // Bytes: nnz (4 + 2 b) + m (8 + 2 b);  flops: 2 nnz + 4 m.
 extern "C" __global__ void __launch_bounds__(BLOCK) sparse_residual(
     const long long* __restrict__ starts, const int* __restrict__ index, const real* __restrict__ weights,
@@ -30,7 +30,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) sparse_residual(
     squares = fma((double)difference, (double)difference, squares);
     if (lane == 0) z[i] = scale * difference;
   }
-  leave_sum_of_warps(squares, of_warps, partials);
+  if (partials) leave_sum_of_warps(squares, of_warps, partials);
 }
 
 // out_e = Σ_i A_ie z_i for a sparse A by columns: nothing is scattered.
@@ -69,15 +69,16 @@ extern "C" __global__ void __launch_bounds__(BLOCK) pack(
 // Both at once for a dense A, m × K: slots[b] = Σ z_i A_i and partials[b] = Σ (⟨A_i, w⟩ − y_i)², over the
 // ``per_block`` measurements of block b, with z_i = c (⟨A_i, w⟩ − y_i), which needs A_i alone.
 //
-// Bytes: m K b + blocks K b;  flops: 4 m K.
+// Without slots and partials W is measured: z alone is found.
+// Bytes: m K b + blocks K b + m b;  flops: 4 m K.  Without slots, blocks K b and 2 m K less.
 extern "C" __global__ void __launch_bounds__(BLOCK, 4) dense_residual(
     const real* __restrict__ a, long long width, const real* __restrict__ w, const real* __restrict__ values,
-    real scale, int measurements, int per_block, const double* state, real* __restrict__ slots,
-    double* __restrict__ partials) {
+    real scale, int measurements, int per_block, const double* state, real* __restrict__ out,
+    real* __restrict__ slots, double* __restrict__ partials) {
   SHARED_ARRAY(real, of_warps, AT_ONCE * WARPS);
   if (state[EVENT] != GOING) return;
   const int first = blockIdx.x * per_block, last = min(first + per_block, measurements);
-  real* const slot = slots + blockIdx.x * width;
+  real* const slot = slots ? slots + blockIdx.x * width : nullptr;
   double squares = 0.0;
   for (int i = first; i < last; i += AT_ONCE) {
     const real* row[AT_ONCE];
@@ -98,15 +99,17 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 4) dense_residual(
       }
       squares = fma((double)difference, (double)difference, squares);
       z[u] = scale * difference;
+      if (threadIdx.x == 0 && i + u < last) out[i + u] = z[u];
     }
     __syncthreads();  // before the next rows' sums are written
+    if (!slots) continue;
     for (long long k = threadIdx.x; k < width; k += BLOCK) {
       real sum = i == first ? 0 : slot[k];
       for (int u = 0; u < AT_ONCE; ++u) sum = fma(z[u], row[u][k], sum);
       slot[k] = sum;
     }
   }
-  if (threadIdx.x == 0) partials[blockIdx.x] = squares;
+  if (partials && threadIdx.x == 0) partials[blockIdx.x] = squares;
 }
 
 // out = factor Σ_b slots[b], an n × p matrix; from triangles if ``is_packed``, and then symmetric.

@@ -43,17 +43,28 @@ KERNELS = {
     "sparse_residual": "LIRRRriiDRD",
     "sparse_adjoint": "LIRRlDR",
     "pack": "RiDR",
-    "dense_residual": "RlRRriiDRD",
+    "dense_residual": "RlRRriiDRRD",
     "sum_slots": "RiiiirDR",
     "combine": "RliiiiiiiirrrrrrD",
     "set_squares": "RlLiiiiliDD",
     "total": "DidDD",
     "sampled_change": "RRRRIIliiDR",
     "gather_change": "LIIRRRRiiDR",
+    "sampled_powers": "RRRRiillIIliiDR",
+    "inner_products": "RRlliDD",
+    "exact_step": "DiddDD",
     "advance_each": "LIiiiIIRiLIIididddrDDD",
 }
 
-_FILES = ("common.cuh", "completion.cu", "sensing.cu", "stepping.cu", "flow.cu", "lockstep.cu")
+_FILES = (
+    "common.cuh",
+    "completion.cu",
+    "sensing.cu",
+    "stepping.cu",
+    "flow.cu",
+    "line_search.cu",
+    "lockstep.cu",
+)
 _INCLUDE = '#include "common.cuh"\n'
 
 #: Partial sums that one block has to add up afterwards: enough blocks for any device, and no more.
