@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 
@@ -58,6 +59,13 @@ class Loop:
     >>> state = loop.advance(state, steps=100)
     >>> state.step
     100
+
+    To a threshold, with a flow that may come to rest above it:
+
+    >>> loop = dmf.Loop(dmf.Completion.random(), dmf.Product(depth=2), dmf.GradientFlow())
+    >>> state = loop.init(seed=0)
+    >>> while state.loss > 1e-6 and not state.stalled:
+    ...     state = loop.advance(state, steps=100)
     """
 
     def __init__(
@@ -105,7 +113,8 @@ class Loop:
         """The state after up to ``steps`` more steps; the argument is not changed.
 
         It stops early only at divergence: the returned state is then the last finite one and says
-        ``diverged``; advancing it again raises ValueError.  A flow also stops where it rests to rounding.
+        ``diverged``; advancing it again raises ValueError.  A flow also stops where it rests to rounding: the
+        returned state says ``stalled``, and advancing it again leads nowhere.
         """
         count("steps", steps, least=0)
         if not isinstance(state, State):
@@ -128,13 +137,20 @@ class Loop:
                 f"the state at step {state.step} is the last finite one and cannot be advanced: use a "
                 "smaller learning rate"
             )
+        if state.stalled:
+            return state
         trajectory = self.engine.resume(state.factors, state.memory, state.evaluations)
         pace = Pace()
         target = trajectory.step + steps
         event = Event.ALL_STEPS
         while trajectory.step < target and event not in (Event.DIVERGED, Event.STUCK):
             event = pace.advance(trajectory, target - trajectory.step)
-        return trajectory.state()
+        return value_of(trajectory)
+
+
+def value_of(trajectory: Trajectory) -> State:
+    """Where a trajectory is, as a value that says whether it can go on."""
+    return replace(trajectory.state(), stalled=trajectory.stuck)
 
 
 class Pace:

@@ -378,6 +378,21 @@ def test_it_says_when_it_rests(dtype):
     assert result.loss == pytest.approx(1 / 6, rel=1e-6)
 
 
+def test_a_state_says_that_a_flow_rests_and_stays_there():
+    """However an advance is cut, it ends where `run` ends, and a loop that waits for a loss can end too."""
+    limit, last = dmf.LossBelow(1e-40) | dmf.MaxSteps(3000), []
+    whole = flow(small(), dmf.GradientFlow(), depth=2, stop=limit, callback=last.append)
+    loop = dmf.Loop(small(), dmf.Product(2), dmf.GradientFlow())
+    start = loop.init(seed=1)
+    state = start
+    while state.loss > 1e-40 and not state.stalled:
+        state = loop.advance(state, steps=whole.steps // 2 + 1)
+    assert not start.stalled and not last[0].stalled and last[-1].stalled
+    for end in (state, loop.advance(state, steps=100), loop.advance(start, steps=whole.steps + 100)):
+        assert end.stalled and (end.step, end.evaluations) == (whole.steps, whole.evaluations)
+        assert all(map(np.array_equal, end.factors, whole.factors))
+
+
 def test_where_the_loss_is_zero_it_rests_however_it_is_cut_or_watched():
     problem, optimizer = dmf.Completion.random((15, 15), 2, 200), dmf.GradientFlow(1e-5, "dopri5")
     init, limit = dmf.Gaussian(0.05), dmf.MaxSteps(60)
