@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdmf._checks import Array, items, positive, real_array
+from fastdmf._describe import Described
 from fastdmf.factorizations import Factorization, Product, Symmetric
 from fastdmf.problems.planted import random_orthogonal
 
@@ -126,8 +127,8 @@ class Identity(Scaled):
         return [self.gain(factor, depth) * np.eye(*factor) for factor in factorization.factor_shapes(shape)]
 
 
-@dataclass(frozen=True)
-class Balanced(Scaled):
+@dataclass(frozen=True, eq=False)
+class Balanced(Described, Scaled):
     """Exactly balanced factors, W_{j+1}ᵀ W_{j+1} = W_j W_jᵀ, of a given or a random product.
 
     Parameters
@@ -172,8 +173,8 @@ class Balanced(Scaled):
         return split_evenly(factorization.compose(factors), factorization, shape)
 
 
-@dataclass(frozen=True)
-class FromProduct(Initializer):
+@dataclass(frozen=True, eq=False)
+class FromProduct(Described, Initializer):
     """Balanced factors of the best approximation of a matrix that the widths allow; draws nothing.
 
     The truncated SVD for `Product`; the largest positive eigenpairs of the symmetric part for
@@ -198,8 +199,8 @@ class FromProduct(Initializer):
         return split_evenly(np.asarray(self.matrix, dtype=np.float64), factorization, shape)
 
 
-@dataclass(frozen=True)
-class Factors(Initializer):
+@dataclass(frozen=True, eq=False)
+class Factors(Described, Initializer):
     """The user's own factors [W_1, …, W_N], or [U], copied; draws nothing."""
 
     arrays: Sequence[npt.ArrayLike]
