@@ -11,9 +11,10 @@ import pytest
 import scipy.sparse
 
 import fastdmf as dmf
-from fastdmf.backends import Event, bind, bind_objective
+from fastdmf.backends import Event, bind, bind_objective, cpu_flow
 from fastdmf.backends.cpu_memory import Matrices
 from fastdmf.backends.cpu_objective import NEVER, Scratch
+from fastdmf.backends.layout import first_direction
 from fastdmf.choices import Choices
 from fastdmf.kernels.cpu.hessian import hessian_times
 from fastdmf.kernels.cpu.stepping import forward
@@ -294,6 +295,16 @@ def test_cancelled_at_any_moment_it_goes_on_to_the_bit(levels, is_taken_up_again
         assert all(map(np.array_equal, end.factors, whole.factors))
         assert end.evaluations == whole.evaluations
     assert all_cuts > 10
+
+
+@pytest.mark.parametrize(("method", "draws"), [("rkc2", 1), ("dopri5", 0)])
+def test_a_direction_is_drawn_once_where_one_is_needed(method, draws, monkeypatch):
+    drawn, loop = [], dmf.Loop(small(), dmf.Product(3), dmf.GradientFlow(method=method))
+    monkeypatch.setattr(cpu_flow, "first_direction", lambda s: drawn.append(s) or first_direction(s))
+    state = loop.init(seed=1)
+    for _ in range(3):
+        state = loop.advance(state, steps=20)
+    assert len(drawn) == draws and state.step == 60
 
 
 def test_the_loss_never_rises_and_balance_is_kept():

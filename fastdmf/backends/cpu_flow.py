@@ -25,8 +25,8 @@ _SETS = 4 + rules.EXPLICIT_STAGES - 2
 class FlowTrajectory(CpuTrajectory):
     """A point of the gradient flow, at the end of a step or inside one.
 
-    Its memory, from which it is taken up to the bit, holds the scalars and the direction of power iteration,
-    and inside a step both of its ends.
+    Its memory, from which it is taken up to the bit, holds the scalars, the direction of power iteration if
+    the method asks for the Hessian's spectral radius, and inside a step both of its ends.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class FlowTrajectory(CpuTrajectory):
             tables, np.arange(_SETS), float(optimizer.rtol), float(optimizer.plateau_factor),
             np.zeros(_SETS), np.zeros(rules.SLOTS),
         )  # fmt: skip
-        self._direction = self._first_direction(memory)
+        self._direction = self._direction_in(memory) if optimizer.method == "rkc2" else Matrices([])
         self._integrator = self._bind_integrator(optimizer.method)
         inside = not self.is_at_step and bool(memory)
         if inside:
@@ -76,13 +76,14 @@ class FlowTrajectory(CpuTrajectory):
     def _set(self, role: int) -> Matrices:
         return self._sets[self._flow.roles[role]]
 
-    def _first_direction(self, memory: Mapping[str, Array]) -> Matrices:
+    def _direction_in(self, memory: Mapping[str, Array]) -> Matrices:
         """Where power iteration starts: as it was left, or a direction that is the same for every run."""
-        layout, dtype = self.objective.layout, self.objective.dtype
-        direction = Matrices.empty(layout.shapes, dtype, layout.lanes)
-        for j, (v, first) in enumerate(zip(direction.arrays, first_direction(layout.shapes), strict=True)):
-            v[...] = memory.get(f"direction_{j}", first)
-        return direction
+        layout = self.objective.layout
+        if memory:
+            direction = [memory[f"direction_{j}"] for j in range(len(layout.shapes))]
+        else:
+            direction = first_direction(layout.shapes)
+        return Matrices.copies(direction, self.objective.dtype, layout.lanes)
 
     def _bind_integrator(self, method: str) -> Integrator:
         o, like = self.objective, np.empty(0, self.objective.dtype)
