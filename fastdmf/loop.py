@@ -90,7 +90,9 @@ class Loop:
     def start(self, init: Initializer, seed: int | None) -> Trajectory:
         """A trajectory from a start drawn with ``seed``: what `run` moves in place."""
         if not isinstance(init, Initializer):
-            raise TypeError(f"init must be an initializer such as Gaussian(), not {init!r}")
+            raise TypeError(
+                f"init must be an initializer such as Gaussian() or Factors(arrays), not {init!r}"
+            )
         # A stream of its own: problem and start may be given one seed, and must not share their numbers.
         if seed is not None:
             count("seed", seed, least=0)

@@ -52,6 +52,10 @@ class State:
     memory: Mapping[str, Array]
     stalled: bool = False
 
+    def __repr__(self) -> str:
+        end = ", diverged" if self.diverged else ", stalled" if self.stalled else ""
+        return f"<State {self.factorization}, step {self.step}, loss {self.loss:.6g}{end}>"
+
     @cached_property
     def product(self) -> Array:
         """The matrix W, (n, p)."""
