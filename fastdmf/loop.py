@@ -121,7 +121,7 @@ class Loop:
         count("steps", steps, least=0)
         if not isinstance(state, State):
             raise TypeError(f"state must be a State, not {state!r}")
-        if state.problem is not self.problem and state.problem.digest != self.problem.digest:
+        if state.problem != self.problem:
             raise ValueError(
                 f"the state is of {state.problem} with digest {state.problem.digest[:8]}, but the loop of "
                 f"{self.problem} with digest {self.problem.digest[:8]}"

@@ -155,6 +155,10 @@ def test_comparison_takes_an_error_that_all_recorded(runs):
     del runs["rank 3"].records["loss"]
     with pytest.raises(ValueError, match=r"'rank 3' recorded no loss"):
         plot.comparison(runs)
+    with pytest.raises(TypeError, match="mapping from labels to results, not list"):
+        plot.comparison([runs["rank 2"]])
+    with pytest.raises(TypeError, match="must be a Result, which run returns, not dict"):
+        plot.trace(runs)
     with pytest.raises(ValueError, match="no results"):
         plot.comparison({})
 

@@ -59,10 +59,14 @@ def trace(result: Result, axes: Axes | Sequence[Axes] | None = None) -> Figure:
     ------
     ValueError
         If there is nothing to draw, or the number of axes differs from that of the panels.
+    TypeError
+        If ``result`` is something else.
     """
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    if not isinstance(result, Result):
+        raise TypeError(f"result must be a Result, which run returns, not {type(result).__name__}")
     names = [name for name in PANELS if _is_known(result, name)]
     if not names:
         raise ValueError(
@@ -120,6 +124,8 @@ def comparison(results: Mapping[str, Result], truth: Array | None = None) -> Fig
     ------
     ValueError
         If there are no runs, or one recorded no loss or not the same kind of error as the others.
+    TypeError
+        If ``results`` is no mapping.
     """
     from matplotlib.figure import Figure
 
@@ -152,6 +158,8 @@ def comparison(results: Mapping[str, Result], truth: Array | None = None) -> Fig
 
 def _common_error(results: Mapping[str, Result]) -> str:
     """The name of the error that all runs recorded."""
+    if not isinstance(results, Mapping):
+        raise TypeError(f"results must be a mapping from labels to results, not {type(results).__name__}")
     if not results:
         raise ValueError("there are no results to compare")
     for label, result in results.items():
