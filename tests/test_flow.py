@@ -19,7 +19,7 @@ from fastdmf.choices import Choices
 from fastdmf.kernels.cpu.hessian import hessian_times
 from fastdmf.kernels.cpu.stepping import forward
 from fastdmf.kernels.flow_rules import IS_STIFF
-from tests import naive
+from tests import cuda_shim, naive
 
 REFERENCE = dmf.GradientFlow(rtol=1e-10, method="dopri5")
 FACTORIZATIONS = [dmf.Product(1), dmf.Product(2), dmf.Product(3, (6, 9)), dmf.Product(5), dmf.Symmetric(4)]
@@ -402,6 +402,13 @@ def test_a_state_says_that_a_flow_rests_and_stays_there():
     for end in (state, loop.advance(state, steps=100), loop.advance(start, steps=whole.steps + 100)):
         assert end.stalled and (end.step, end.evaluations) == (whole.steps, whole.evaluations)
         assert all(map(np.array_equal, end.factors, whole.factors))
+
+
+@pytest.mark.skipif(bool(cuda_shim.MISSING), reason=f"the CUDA shim {cuda_shim.MISSING}")
+def test_a_state_says_so_on_a_gpu_too(on_shim):
+    loop = dmf.Loop(small(), dmf.Product(2), dmf.GradientFlow(), device="cuda")
+    state = loop.init(dmf.Factors([np.zeros((30, 30))] * 2))
+    assert not state.stalled and loop.advance(state, steps=5).stalled
 
 
 def test_where_the_loss_is_zero_it_rests_however_it_is_cut_or_watched():
