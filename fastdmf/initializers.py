@@ -42,7 +42,10 @@ class Initializer(ABC):
 
 @dataclass(frozen=True)
 class Scaled(Initializer):
-    """An initializer with a scale, stated as ``product_scale`` (1e-3 by default) or as ``std``."""
+    """An initializer with a scale, stated as ``product_scale`` (1e-3 by default) or as ``std``.
+
+    ValueError or TypeError for a scale that is not positive, or both.
+    """
 
     product_scale: float | None = None
     std: float | None = None
@@ -74,7 +77,10 @@ class Scaled(Initializer):
 
 
 class Gaussian(Scaled):
-    """Independent Gaussian entries."""
+    """Independent Gaussian entries.
+
+    ``product_scale`` is s with E‖W(0)‖²_F = s² n (1e-3 by default); ``std`` is that of each factor's entries.
+    """
 
     def draw(self, factorization: Factorization, shape: Shape, rng: np.random.Generator) -> list[Array]:
         depth = _depth(factorization)
@@ -85,7 +91,7 @@ class Gaussian(Scaled):
 
 
 class Uniform(Scaled):
-    """Independent entries, uniform on an interval around zero."""
+    """Independent entries, uniform on an interval around zero, scaled as in `Gaussian`."""
 
     def draw(self, factorization: Factorization, shape: Shape, rng: np.random.Generator) -> list[Array]:
         depth = _depth(factorization)
@@ -99,7 +105,8 @@ class Orthogonal(Scaled):
     """Multiples of random (semi-)orthogonal factors whose singular vectors meet.
 
     W_j = g_j Q_j I Q_{j−1}ᵀ with random orthogonal Q_j and a rectangular identity I, so that all
-    non-zero singular values of W(0) are the product of the gains g_j, whatever the widths.
+    non-zero singular values of W(0) are the product of the gains g_j, whatever the widths:
+    ``product_scale`` (1e-3 by default).  ``std`` is the root mean square of each factor's entries.
     """
 
     def draw(self, factorization: Factorization, shape: Shape, rng: np.random.Generator) -> list[Array]:
@@ -116,7 +123,7 @@ class Orthogonal(Scaled):
 
 
 class Identity(Scaled):
-    """Multiples of (rectangular) identity matrices; draws nothing."""
+    """Multiples of (rectangular) identity matrices, scaled as in `Orthogonal`; draws nothing."""
 
     @property
     def is_random(self) -> bool:
@@ -201,7 +208,18 @@ class FromProduct(Described, Initializer):
 
 @dataclass(frozen=True, eq=False)
 class Factors(Described, Initializer):
-    """The user's own factors [W_1, …, W_N], or [U], copied; draws nothing."""
+    """The user's own factors [W_1, …, W_N], or [U], copied; draws nothing.
+
+    Parameters
+    ----------
+    arrays : sequence of (k_j, k_{j−1}) array_like
+        The factors, from W_1 upward; one array for UUᵀ.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arrays that are not finite, real matrices; in a run, for shapes that do not fit.
+    """
 
     arrays: Sequence[npt.ArrayLike]
 
