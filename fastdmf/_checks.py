@@ -113,11 +113,16 @@ def output_file(name: str, path: str | os.PathLike[str]) -> Path:
         raise ValueError(f"{name} {file} is a folder: name a file")
     if not file.parent.is_dir():
         raise ValueError(f"{name} {file} cannot be written: there is no folder {file.parent}")
-    if not os.access(file.parent, os.W_OK):
+    if not is_writable(file.parent):
         raise ValueError(
             f"{name} {file} cannot be written: nothing may be written to the folder {file.parent}"
         )
     return file
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files may be made in a folder."""
+    return os.access(folder, os.W_OK)
 
 
 def items(name: str, value: Any) -> tuple[Any, ...]:

@@ -108,7 +108,7 @@ class Choices:
 _KINDS = {
     "problem": (Problem, "a Completion or Sensing"),
     "factorization": (Factorization, "a Product or Symmetric"),
-    "init": (Initializer, "an initializer such as Gaussian()"),
+    "init": (Initializer, "an initializer such as Gaussian() or Factors(arrays)"),
     "optimizer": (Optimizer, "an optimizer such as GradientDescent(lr)"),
     "stop": (Stop, "a criterion such as MaxSteps(steps)"),
     "record": (Record, "a Record"),

@@ -12,6 +12,7 @@ import typer
 
 from fastdmf import cli_experiments
 from fastdmf._checks import output_file
+from fastdmf._version import __version__
 from fastdmf.cli_choices import (
     INITIALIZERS,
     OPTIMIZERS,
@@ -34,7 +35,6 @@ from fastdmf.storage import written_beside
 
 app = typer.Typer(
     name="fastdmf",
-    help="Gradient dynamics of matrix factorizations, compiled.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -44,6 +44,21 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line."""
     app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fastdmf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def shared(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Gradient dynamics of matrix factorizations, compiled."""
 
 
 EXIT_STATUS = {Status.DIVERGED: 1, Status.INTERRUPTED: 130}
@@ -72,8 +87,8 @@ def run(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Entries to complete: u.data of MovieLens, .csv, .mtx or .npz; by default those of a "
-            "planted 100 × 100 matrix of rank 5.",
+            help="Entries to complete: u.data of MovieLens, .csv (row and column from 0, value), .mtx or "
+            ".npz; by default those of a planted 100 × 100 matrix of rank 5.",
             rich_help_panel="Problem",
         ),
     ] = None,

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastdmf._checks import Array, items, positive, real_array
+from fastdmf._describe import Described
 from fastdmf.factorizations import Factorization, Product, Symmetric
 from fastdmf.problems.planted import random_orthogonal
 
@@ -41,7 +42,10 @@ class Initializer(ABC):
 
 @dataclass(frozen=True)
 class Scaled(Initializer):
-    """An initializer with a scale, stated as ``product_scale`` (1e-3 by default) or as ``std``."""
+    """An initializer with a scale, stated as ``product_scale`` (1e-3 by default) or as ``std``.
+
+    ValueError or TypeError for a scale that is not positive, or both.
+    """
 
     product_scale: float | None = None
     std: float | None = None
@@ -73,7 +77,10 @@ class Scaled(Initializer):
 
 
 class Gaussian(Scaled):
-    """Independent Gaussian entries."""
+    """Independent Gaussian entries.
+
+    ``product_scale`` is s with E‖W(0)‖²_F = s² n (1e-3 by default); ``std`` is that of each factor's entries.
+    """
 
     def draw(self, factorization: Factorization, shape: Shape, rng: np.random.Generator) -> list[Array]:
         depth = _depth(factorization)
@@ -84,7 +91,7 @@ class Gaussian(Scaled):
 
 
 class Uniform(Scaled):
-    """Independent entries, uniform on an interval around zero."""
+    """Independent entries, uniform on an interval around zero, scaled as in `Gaussian`."""
 
     def draw(self, factorization: Factorization, shape: Shape, rng: np.random.Generator) -> list[Array]:
         depth = _depth(factorization)
@@ -98,7 +105,8 @@ class Orthogonal(Scaled):
     """Multiples of random (semi-)orthogonal factors whose singular vectors meet.
 
     W_j = g_j Q_j I Q_{j−1}ᵀ with random orthogonal Q_j and a rectangular identity I, so that all
-    non-zero singular values of W(0) are the product of the gains g_j, whatever the widths.
+    non-zero singular values of W(0) are the product of the gains g_j, whatever the widths:
+    ``product_scale`` (1e-3 by default).  ``std`` is the root mean square of each factor's entries.
     """
 
     def draw(self, factorization: Factorization, shape: Shape, rng: np.random.Generator) -> list[Array]:
@@ -115,7 +123,7 @@ class Orthogonal(Scaled):
 
 
 class Identity(Scaled):
-    """Multiples of (rectangular) identity matrices; draws nothing."""
+    """Multiples of (rectangular) identity matrices, scaled as in `Orthogonal`; draws nothing."""
 
     @property
     def is_random(self) -> bool:
@@ -126,8 +134,8 @@ class Identity(Scaled):
         return [self.gain(factor, depth) * np.eye(*factor) for factor in factorization.factor_shapes(shape)]
 
 
-@dataclass(frozen=True)
-class Balanced(Scaled):
+@dataclass(frozen=True, eq=False)
+class Balanced(Described, Scaled):
     """Exactly balanced factors, W_{j+1}ᵀ W_{j+1} = W_j W_jᵀ, of a given or a random product.
 
     Parameters
@@ -172,8 +180,8 @@ class Balanced(Scaled):
         return split_evenly(factorization.compose(factors), factorization, shape)
 
 
-@dataclass(frozen=True)
-class FromProduct(Initializer):
+@dataclass(frozen=True, eq=False)
+class FromProduct(Described, Initializer):
     """Balanced factors of the best approximation of a matrix that the widths allow; draws nothing.
 
     The truncated SVD for `Product`; the largest positive eigenpairs of the symmetric part for
@@ -198,9 +206,20 @@ class FromProduct(Initializer):
         return split_evenly(np.asarray(self.matrix, dtype=np.float64), factorization, shape)
 
 
-@dataclass(frozen=True)
-class Factors(Initializer):
-    """The user's own factors [W_1, …, W_N], or [U], copied; draws nothing."""
+@dataclass(frozen=True, eq=False)
+class Factors(Described, Initializer):
+    """The user's own factors [W_1, …, W_N], or [U], copied; draws nothing.
+
+    Parameters
+    ----------
+    arrays : sequence of (k_j, k_{j−1}) array_like
+        The factors, from W_1 upward; one array for UUᵀ.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arrays that are not finite, real matrices; in a run, for shapes that do not fit.
+    """
 
     arrays: Sequence[npt.ArrayLike]
 

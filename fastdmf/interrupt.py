@@ -20,6 +20,9 @@ class Interruption:
     Python runs signal handlers in the main thread, between bytecodes; a compiled call there delays
     them.  Long calls therefore go through :meth:`call`, which leaves the main thread free.  The second
     Ctrl-C raises KeyboardInterrupt as usual.  Outside the main thread nothing is installed.
+
+    What is called has to look at the flag itself.  Numba's compiler does not: both wait until it is done, as
+    an exception forced upon it in its thread could as well hit a trajectory between two of its states.
     """
 
     def __init__(self, *, terminate: bool = False) -> None:

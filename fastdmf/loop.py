@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 
@@ -58,6 +59,13 @@ class Loop:
     >>> state = loop.advance(state, steps=100)
     >>> state.step
     100
+
+    To a threshold, with a flow that may come to rest above it:
+
+    >>> loop = dmf.Loop(dmf.Completion.random(), dmf.Product(depth=2), dmf.GradientFlow())
+    >>> state = loop.init(seed=0)
+    >>> while state.loss > 1e-6 and not state.stalled:
+    ...     state = loop.advance(state, steps=100)
     """
 
     def __init__(
@@ -82,7 +90,9 @@ class Loop:
     def start(self, init: Initializer, seed: int | None) -> Trajectory:
         """A trajectory from a start drawn with ``seed``: what `run` moves in place."""
         if not isinstance(init, Initializer):
-            raise TypeError(f"init must be an initializer such as Gaussian(), not {init!r}")
+            raise TypeError(
+                f"init must be an initializer such as Gaussian() or Factors(arrays), not {init!r}"
+            )
         # A stream of its own: problem and start may be given one seed, and must not share their numbers.
         if seed is not None:
             count("seed", seed, least=0)
@@ -105,12 +115,13 @@ class Loop:
         """The state after up to ``steps`` more steps; the argument is not changed.
 
         It stops early only at divergence: the returned state is then the last finite one and says
-        ``diverged``; advancing it again raises ValueError.  A flow also stops where it rests to rounding.
+        ``diverged``; advancing it again raises ValueError.  A flow also stops where it rests to rounding: the
+        returned state says ``stalled``, and advancing it again leads nowhere.
         """
         count("steps", steps, least=0)
         if not isinstance(state, State):
             raise TypeError(f"state must be a State, not {state!r}")
-        if state.problem is not self.problem and state.problem.digest != self.problem.digest:
+        if state.problem != self.problem:
             raise ValueError(
                 f"the state is of {state.problem} with digest {state.problem.digest[:8]}, but the loop of "
                 f"{self.problem} with digest {self.problem.digest[:8]}"
@@ -128,13 +139,20 @@ class Loop:
                 f"the state at step {state.step} is the last finite one and cannot be advanced: use a "
                 "smaller learning rate"
             )
+        if state.stalled:
+            return state
         trajectory = self.engine.resume(state.factors, state.memory, state.evaluations)
         pace = Pace()
         target = trajectory.step + steps
         event = Event.ALL_STEPS
         while trajectory.step < target and event not in (Event.DIVERGED, Event.STUCK):
             event = pace.advance(trajectory, target - trajectory.step)
-        return trajectory.state()
+        return value_of(trajectory)
+
+
+def value_of(trajectory: Trajectory) -> State:
+    """Where a trajectory is, as a value that says whether it can go on."""
+    return replace(trajectory.state(), stalled=trajectory.stuck)
 
 
 class Pace:

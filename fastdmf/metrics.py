@@ -65,7 +65,8 @@ def alignment(matrix: Array, gradient: Array) -> Array:
     """Uᵀ ∇ℓ V in the singular vectors of W = U S Vᵀ, (r, r) with r = min(n, p).
 
     By Theorem 3 of Arora et al. (2019) its diagonal drives the singular values; off the diagonal it
-    turns the singular vectors (Lemma 2).
+    turns the singular vectors (Lemma 2).  UUᵀ is moved by the symmetric part of ∇ℓ alone: pass that, as
+    `Record` does.
     """
     if not np.isfinite(matrix).all():
         return np.full((min(matrix.shape),) * 2, np.nan)

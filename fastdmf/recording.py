@@ -10,6 +10,7 @@ import numpy as np
 
 from fastdmf import metrics
 from fastdmf._checks import Array, count, items, positive
+from fastdmf.factorizations import Symmetric
 from fastdmf.state import State
 
 Metric = str | Callable[[State], Any]
@@ -19,8 +20,10 @@ def _gradient_norm(state: State) -> float:
     return float(np.sqrt(sum(float(np.vdot(g, g)) for g in state.gradients)))
 
 
-def _matrix_gradient(state: State) -> Array:
-    return state.problem.gradient(state.product)
+def _acting_gradient(state: State) -> Array:
+    """∇ℓ(W), of which UUᵀ feels the symmetric part only: U̇ = −(∇ℓ + ∇ℓᵀ) U."""
+    gradient = state.problem.gradient(state.product)
+    return 0.5 * (gradient + gradient.T) if isinstance(state.factorization, Symmetric) else gradient
 
 
 #: What each name in `Record.metrics` stands for.
@@ -33,8 +36,8 @@ NAMED: dict[str, Callable[[State], Any]] = {
     "nuclear_norm": lambda s: float(s.singular_values.sum()),
     "effective_rank": lambda s: metrics.effective_rank_of_spectrum(s.singular_values),
     "numerical_rank": lambda s: metrics.numerical_rank_of_spectrum(s.singular_values),
-    "alignment_on_diagonal": lambda s: metrics.alignment_on_diagonal(s.product, _matrix_gradient(s)),
-    "alignment_off_diagonal": lambda s: metrics.alignment_off_diagonal(s.product, _matrix_gradient(s)),
+    "alignment_on_diagonal": lambda s: metrics.alignment_on_diagonal(s.product, _acting_gradient(s)),
+    "alignment_off_diagonal": lambda s: metrics.alignment_off_diagonal(s.product, _acting_gradient(s)),
     "balancedness": lambda s: metrics.balancedness(s.factors),
     "determinant": lambda s: metrics.determinant(s.product),
 }

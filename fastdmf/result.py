@@ -70,8 +70,11 @@ class Result:
     status: Status
     seed: int | None
     settings: Mapping[str, str]
-    records: Mapping[str, Array] = field(repr=False)
+    records: Mapping[str, Array]
     details: Mapping[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Result {self.factorization}, {self.status} after {self.steps} steps, loss {self.loss:.6g}>"
 
     @cached_property
     def product(self) -> Array:

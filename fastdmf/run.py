@@ -85,6 +85,11 @@ def run(
     ValueError, TypeError
         Before anything runs, for choices that are invalid or do not fit together.
 
+    Notes
+    -----
+    Ctrl-C ends the run with the status ``interrupted``; the second one raises KeyboardInterrupt.  Both wait
+    while kernels are compiled, for seconds in the first run of its kind on a machine; these are kept.
+
     Examples
     --------
     >>> import fastdmf as dmf

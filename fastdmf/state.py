@@ -35,6 +35,8 @@ class State:
         The next step has no finite loss: this is the last finite state, and cannot be advanced.
     memory : mapping of str to ndarray
         The optimizer's memory.
+    stalled : bool
+        A flow rests here, to rounding, whatever the loss: it stays however far it is advanced.
     """
 
     problem: Problem
@@ -48,6 +50,11 @@ class State:
     evaluations: int
     diverged: bool
     memory: Mapping[str, Array]
+    stalled: bool = False
+
+    def __repr__(self) -> str:
+        end = ", diverged" if self.diverged else ", stalled" if self.stalled else ""
+        return f"<State {self.factorization}, step {self.step}, loss {self.loss:.6g}{end}>"
 
     @cached_property
     def product(self) -> Array:

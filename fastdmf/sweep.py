@@ -54,7 +54,7 @@ def sweep(
     path : path-like, optional
         NetCDF file of the sweep.  Every finished cell is kept, beside it while the sweep runs; the same call
         after a crash or a kill computes what is missing, and so does a call with further values in the grid.
-        Failed cells are tried again.
+        Failed cells are tried again.  Where nothing may be written, a file with all cells is read.
     progress : bool
         Show a progress bar with the time left.
 
@@ -122,6 +122,11 @@ def sweep(
     with kept, Interruption(terminate=path is not None) as interruption:
         outcomes = {cell: Outcome.of_line(line) for cell, line in kept.lines.items()}
         todo = [cell for cell in cells.cells() if cell not in outcomes or outcomes[cell].error]
+        if todo and kept.is_read_only:
+            raise ValueError(
+                f"{path} lacks {len(todo)} of {cells.size} cells, and nothing may be written to its folder: "
+                "choose another path"
+            )
         crew = Crew(trial, cells, interruption, kept.append)
         if executor is not None:
             lines = crew.on_executor(todo, executor)

@@ -7,6 +7,7 @@ import numpy as np
 
 from fastdmf._checks import Array
 from fastdmf.backends import Trajectory
+from fastdmf.loop import value_of
 from fastdmf.recording import NAMED, Record
 from fastdmf.result import axes_of
 
@@ -68,7 +69,7 @@ class Recorder:
                 row[name] = _DIRECT[metric](trajectory)
                 continue
             if state is None:
-                state = trajectory.state()
+                state = value_of(trajectory)
             row[name] = (NAMED[metric] if isinstance(metric, str) else metric)(state)
         for name, value in row.items():
             self._check(name, value, trajectory.step)

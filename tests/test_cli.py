@@ -66,6 +66,11 @@ def call_of_run(monkeypatch):
     return call
 
 
+def test_it_says_which_version_it_is():
+    outcome = invoke("--version")
+    assert (outcome.exit_code, outcome.stdout) == (0, f"fastdmf {dmf.__version__}\n")
+
+
 #: Arguments, the keyword they decide, and its value.
 CASES = [
     ([], "factorization", dmf.Product(2)),

@@ -11,14 +11,15 @@ import pytest
 import scipy.sparse
 
 import fastdmf as dmf
-from fastdmf.backends import Event, bind, bind_objective
+from fastdmf.backends import Event, bind, bind_objective, cpu_flow
 from fastdmf.backends.cpu_memory import Matrices
 from fastdmf.backends.cpu_objective import NEVER, Scratch
+from fastdmf.backends.layout import first_direction
 from fastdmf.choices import Choices
 from fastdmf.kernels.cpu.hessian import hessian_times
 from fastdmf.kernels.cpu.stepping import forward
 from fastdmf.kernels.flow_rules import IS_STIFF
-from tests import naive
+from tests import cuda_shim, naive
 
 REFERENCE = dmf.GradientFlow(rtol=1e-10, method="dopri5")
 FACTORIZATIONS = [dmf.Product(1), dmf.Product(2), dmf.Product(3, (6, 9)), dmf.Product(5), dmf.Symmetric(4)]
@@ -296,6 +297,16 @@ def test_cancelled_at_any_moment_it_goes_on_to_the_bit(levels, is_taken_up_again
     assert all_cuts > 10
 
 
+@pytest.mark.parametrize(("method", "draws"), [("rkc2", 1), ("dopri5", 0)])
+def test_a_direction_is_drawn_once_where_one_is_needed(method, draws, monkeypatch):
+    drawn, loop = [], dmf.Loop(small(), dmf.Product(3), dmf.GradientFlow(method=method))
+    monkeypatch.setattr(cpu_flow, "first_direction", lambda s: drawn.append(s) or first_direction(s))
+    state = loop.init(seed=1)
+    for _ in range(3):
+        state = loop.advance(state, steps=20)
+    assert len(drawn) == draws and state.step == 60
+
+
 def test_the_loss_never_rises_and_balance_is_kept():
     start = dmf.Balanced(product_scale=1e-2)
     for optimizer, drift in ((dmf.GradientFlow(rtol=1e-4), 1e-3), (REFERENCE, 1e-8)):
@@ -376,6 +387,28 @@ def test_it_says_when_it_rests(dtype):
     result = flow(contradictory, dmf.GradientFlow(), depth=2, dtype=dtype, stop=rest)
     assert str(result.status) == "stalled"
     assert result.loss == pytest.approx(1 / 6, rel=1e-6)
+
+
+def test_a_state_says_that_a_flow_rests_and_stays_there():
+    """However an advance is cut, it ends where `run` ends, and a loop that waits for a loss can end too."""
+    limit, last = dmf.LossBelow(1e-40) | dmf.MaxSteps(3000), []
+    whole = flow(small(), dmf.GradientFlow(), depth=2, stop=limit, callback=last.append)
+    loop = dmf.Loop(small(), dmf.Product(2), dmf.GradientFlow())
+    start = loop.init(seed=1)
+    state = start
+    while state.loss > 1e-40 and not state.stalled:
+        state = loop.advance(state, steps=whole.steps // 2 + 1)
+    assert not start.stalled and not last[0].stalled and last[-1].stalled
+    for end in (state, loop.advance(state, steps=100), loop.advance(start, steps=whole.steps + 100)):
+        assert end.stalled and (end.step, end.evaluations) == (whole.steps, whole.evaluations)
+        assert all(map(np.array_equal, end.factors, whole.factors))
+
+
+@pytest.mark.skipif(bool(cuda_shim.MISSING), reason=f"the CUDA shim {cuda_shim.MISSING}")
+def test_a_state_says_so_on_a_gpu_too(on_shim):
+    loop = dmf.Loop(small(), dmf.Product(2), dmf.GradientFlow(), device="cuda")
+    state = loop.init(dmf.Factors([np.zeros((30, 30))] * 2))
+    assert not state.stalled and loop.advance(state, steps=5).stalled
 
 
 def test_where_the_loss_is_zero_it_rests_however_it_is_cut_or_watched():

@@ -218,3 +218,16 @@ def test_scales_are_stated_once():
             init(std=0.0)
     with pytest.raises(ValueError, match="own scale"):
         dmf.Balanced(product_scale=1.0, product=np.eye(2))
+
+
+def test_starts_that_hold_arrays_are_compared_by_value():
+    def starts(a):
+        return [dmf.Factors([a, a]), dmf.Balanced(product=a), dmf.FromProduct(a)]
+
+    a = np.arange(9.0).reshape(3, 3)
+    for mine, same, other in zip(starts(a), starts(a.tolist()), starts(a + np.eye(3)), strict=True):
+        assert mine == same and hash(mine) == hash(same)
+        assert mine != other and mine != a.tolist() and mine != dmf.Gaussian()
+    assert dmf.Factors([a]) != dmf.Factors([a, a]) and dmf.Balanced(product=a) != dmf.FromProduct(a)
+    assert dmf.Factors([a]) != dmf.Factors([a.astype("float32")])
+    assert dmf.Balanced(product_scale=1) == dmf.Balanced(product_scale=1.0) != dmf.Balanced(std=1.0)

@@ -155,6 +155,10 @@ def test_comparison_takes_an_error_that_all_recorded(runs):
     del runs["rank 3"].records["loss"]
     with pytest.raises(ValueError, match=r"'rank 3' recorded no loss"):
         plot.comparison(runs)
+    with pytest.raises(TypeError, match="mapping from labels to results, not list"):
+        plot.comparison([runs["rank 2"]])
+    with pytest.raises(TypeError, match="must be a Result, which run returns, not dict"):
+        plot.trace(runs)
     with pytest.raises(ValueError, match="no results"):
         plot.comparison({})
 
@@ -274,6 +278,21 @@ def test_against_has_a_column_for_each_value(swept):
     assert second == pytest.approx(2 * np.asarray(first))
     low, high = figure.axes[0].get_ylim()  # which both panels share
     assert low < 0.01 and high > 2 * 3.0
+
+
+def test_one_rule_cuts_logarithmic_axes_off(swept, tmp_path):
+    """Below 1e-5 of the greatest value in a row; where nothing is positive there is nothing to scale."""
+    tiny = xr.where(swept.solution == "a", 1e-9 * swept.error, swept.error)
+    dataset = xr.Dataset({"tiny": tiny, "none": 0 * swept.error, "error": swept.error})
+    figure = plot.against(dataset, "m", list(dataset), hue="solution", logarithmic=["tiny", "none"])
+    figure.savefig(tmp_path / "a.png")
+    assert figure.axes[0].get_ylim()[0] == pytest.approx(1e-5 * float(tiny.max()))
+    path = xr.Dataset({
+        "time": (("depth", "point"), [[0.0, 1.0, 2.0]]),
+        "singular_values": (("depth", "point", "component"), [[[1e-3, 1e-9], [1.0, 1e-9], [3.0, 1e-9]]]),
+    }, {"depth": [2]})  # fmt: skip
+    (panel,) = plot.singular_paths(path, logarithmic=True).axes
+    assert panel.get_ylim()[0] == pytest.approx(3e-5)
 
 
 def test_figures_of_datasets_refuse(swept):

@@ -326,3 +326,11 @@ def test_numbers_beyond_the_range_of_float32_are_refused_there():
     problem = dmf.Completion([0, 1], [0, 1], [1e39, 1.0], (2, 2))
     with pytest.raises(ValueError, match=r"1e\+39 .* float32"):
         dmf.Loop(problem, dmf.Product(2), dmf.GradientDescent(lr=0.1), dtype="float32")
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_problems_that_measure_the_same_are_equal(kind):
+    problem, same = random_problem(kind), random_problem(kind)
+    assert problem == same and hash(problem) == hash(same)
+    assert problem != random_problem(kind, loss="half_sum") and problem != random_problem(kind, norm=2.5)
+    assert problem != problem.values.tolist()

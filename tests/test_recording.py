@@ -5,6 +5,7 @@ import pytest
 
 import fastdmf as dmf
 from fastdmf.recording import NAMED
+from tests import naive
 
 PROBLEM = dmf.Completion.random(shape=(12, 10), rank=2, observed=60, seed=1)
 SQUARE = dmf.Completion.random(shape=(6, 6), rank=2, observed=20, seed=1)
@@ -240,3 +241,19 @@ def test_exceptions_of_callbacks_and_metrics_come_through():
         run(record=dmf.Record(every=10), callback=fail)
     with pytest.raises(LookupError, match="mine"):
         run(record=dmf.Record(every=10, metrics={"fail": lambda state: fail(state) or 0.0}))
+
+
+def test_alignment_of_a_symmetric_product_is_with_the_gradient_that_moves_it():
+    """U̇ = −2 S U, S the symmetric part of ∇ℓ: a skew part of the gradient turns no eigenvector of UUᵀ."""
+    names = ["alignment_on_diagonal", "alignment_off_diagonal"]
+    states, symmetric = [], dmf.Symmetric()
+    trace = run(SQUARE, 20, factorization=symmetric, record=dmf.Record(every=5, metrics=names),
+                callback=states.append).trace  # fmt: skip
+    objective = naive.objective_of(SQUARE, symmetric=True)
+    for k, state in enumerate(states):
+        (u,), (slope,) = state.factors, objective.gradients(state.factors)
+        _, vectors = np.linalg.eigh(u @ u.T)
+        size = np.abs(vectors.T @ (0.5 * slope @ np.linalg.inv(u)) @ vectors)
+        on, off = np.diag(size).mean(), size[~np.eye(6, dtype=bool)].mean()
+        assert trace.alignment_on_diagonal[k] == pytest.approx(on, rel=1e-9)
+        assert trace.alignment_off_diagonal[k] == pytest.approx(off, rel=1e-9)

@@ -3,6 +3,7 @@
 import json
 import math
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -104,6 +105,16 @@ def test_fresh_seeds_repeat_their_run():
 def assert_same_end(a, b):
     assert all(map(np.array_equal, a.factors, b.factors))
     assert (a.loss, a.steps) == (b.loss, b.steps)
+
+
+def test_values_of_many_numbers_are_shown_in_a_line():
+    states = []
+    result = dmf.run(PROBLEM, depth=2, lr=1.0, stop=dmf.MaxSteps(3), seed=0, callback=states.append)
+    assert repr(result) == f"<Result {dmf.Product(2)}, max_steps after 3 steps, loss {result.loss:.6g}>"
+    assert repr(states[-1]) == f"<State {dmf.Product(2)}, step 3, loss {result.loss:.6g}>"
+    assert repr(replace(states[-1], stalled=True)).endswith(", stalled>")
+    square = dmf.Completion.random((6, 6), 1, 20, symmetric=True)
+    assert repr(dmf.reference.projected_gradient(square)).startswith("<Descent 6×6, residual ")
 
 
 def test_the_summary_says_what_happened():

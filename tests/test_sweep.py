@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 import xarray as xr
@@ -533,6 +535,30 @@ def test_what_cannot_be_written_ends_the_sweep(backend, tmp_path, monkeypatch):
     monkeypatch.setattr(File, "append", full)
     with pytest.raises(OSError, match="no space left"):
         dmf.sweep(lambda x: {"y": x}, {"x": range(4)}, path=tmp_path / "x.nc", backend=backend)
+
+
+def test_where_nothing_may_be_written_what_is_whole_is_read(tmp_path, monkeypatch):
+    """Without a lock; also a journal that a kill left behind, but not a part of what is asked for."""
+    trial, grid, folder = Counting(), {"x": [1, 2], "y": [3, 4]}, tmp_path / "kept"
+    folder.mkdir()
+    whole = trial.sweep(grid, path=folder / "a.nc")
+    unfolded(trial, grid, folder / "b.nc", monkeypatch)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    # Root may write wherever it likes: here even root is judged by the mode.
+    monkeypatch.setattr(os, "access", lambda path, mode: bool(os.stat(path).st_mode & stat.S_IWUSR))
+    monkeypatch.setattr(filelock.FileLock, "acquire", None)
+    folder.chmod(0o555)
+    try:
+        for name in ("a.nc", "b.nc"):
+            assert_same(trial.sweep(grid, path=folder / name), whole)
+            assert trial.calls == []
+        with pytest.raises(ValueError, match="lacks 2 of 6 cells, and nothing may be written"):
+            trial.sweep({"x": [1, 2, 5], "y": [3, 4]}, path=folder / "a.nc")
+        with pytest.raises(ValueError, match="nothing may be written"):
+            trial.sweep(grid, path=folder / "new.nc")
+        assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    finally:
+        folder.chmod(0o755)
 
 
 def test_a_file_is_written_by_one_sweep_at_a_time(tmp_path):

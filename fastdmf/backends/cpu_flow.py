@@ -26,8 +26,8 @@ _SETS = 4 + rules.EXPLICIT_STAGES - 2
 class FlowTrajectory(CpuTrajectory):
     """A point of the gradient flow, at the end of a step or inside one.
 
-    Its memory, from which it is taken up to the bit, holds the scalars and the direction of power iteration,
-    and inside a step both of its ends.
+    Its memory, from which it is taken up to the bit, holds the scalars, the direction of power iteration if
+    the method asks for the Hessian's spectral radius, and inside a step both of its ends.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class FlowTrajectory(CpuTrajectory):
             tables, np.arange(_SETS), float(optimizer.rtol), float(optimizer.plateau_factor),
             np.zeros(_SETS), np.zeros(rules.SLOTS),
         )  # fmt: skip
-        self._direction = self._first_direction(memory)
+        self._direction = self._direction_in(memory) if optimizer.method == "rkc2" else Matrices([])
         self._integrator = self._bind_integrator(optimizer.method)
         inside = not self.is_at_step and bool(memory)
         if inside:
@@ -76,12 +76,14 @@ class FlowTrajectory(CpuTrajectory):
     def _set(self, role: int) -> Matrices:
         return self._sets[self._flow.roles[role]]
 
-    def _first_direction(self, memory: Mapping[str, Array]) -> Matrices:
+    def _direction_in(self, memory: Mapping[str, Array]) -> Matrices:
         """Where power iteration starts: as it was left, or a direction that is the same for every run."""
         o = self.objective
-        first = first_direction(o.layout.shapes)
-        found = [memory.get(f"direction_{j}", v) for j, v in enumerate(first)]
-        return Matrices.copies(found, o.dtype, o.rows)
+        if memory:
+            direction = [memory[f"direction_{j}"] for j in range(len(o.layout.shapes))]
+        else:
+            direction = first_direction(o.layout.shapes)
+        return Matrices.copies(direction, o.dtype, o.rows)
 
     def _bind_integrator(self, method: str) -> Integrator:
         o, like = self.objective, np.empty(0, self.objective.dtype)

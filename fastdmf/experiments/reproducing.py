@@ -15,6 +15,7 @@ from fastdmf._checks import count
 from fastdmf._version import __version__
 from fastdmf.caching import cached
 from fastdmf.datasets import ML_100K_VARIABLE, movielens_100k
+from fastdmf.experiments.catalogue import EXPERIMENTS
 from fastdmf.experiments.experiment import Claim, Experiment, Settings, Verdict
 from fastdmf.sweep import sweep
 
@@ -47,8 +48,8 @@ class Reproduction:
     files: Mapping[str, Path]
 
 
-def carry_out(
-    experiment: Experiment,
+def reproduce(
+    name: str | Experiment,
     *,
     full: bool = False,
     workers: int = 1,
@@ -59,7 +60,50 @@ def carry_out(
     data: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> Reproduction:
-    """Carry out an experiment; the arguments are those of :func:`fastdmf.experiments.reproduce`."""
+    """Compute the data of a figure, draw it, and test the claims that the paper makes of it.
+
+    Parameters
+    ----------
+    name : str or Experiment
+        A name in :data:`EXPERIMENTS`, or an experiment of your own.
+    full : bool
+        The sizes of the paper; otherwise a grid that takes less than a minute.
+    workers : int
+        Cells computed at a time, on threads.
+    out : path-like, optional
+        Folder of the files, made if it does not exist; ``NAME-quick`` or ``NAME-full`` by default.  The same
+        call goes on from what it holds.
+    seeds : int, optional
+        Number of problems, each with a start of its own; one by default, three at full size.
+    optimizer : {"flow", "paper"}, optional
+        The gradient flow, or what the paper's experiments used: see `Settings`.  By default the first of
+        ``experiment.optimizers``, which has those that make a difference.
+    init : {"released", "paper"}, optional
+        The start of the released code, or that of the paper's text: see `Settings`.  By default the first of
+        ``experiment.inits``.
+    data : path-like, optional
+        The file ``u.data`` of MovieLens 100K, for experiments on it; by default what the environment variable
+        ``FASTDMF_ML_100K`` names.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Reproduction
+        The dataset, a verdict for each claim, and the files: figure (PNG, PDF), table (CSV), dataset
+        (netCDF), ``claims.txt``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Before anything runs: for names and options that are not known, data that are missing or not
+        needed, and a folder that holds a file of another sweep.
+    RuntimeError
+        If every cell failed.
+    KeyboardInterrupt
+        After Ctrl-C, when the cells under way have been kept.
+    """
+    experiment = _named(name)
     settings = Settings(
         _chosen(experiment, "optimizer", optimizer, experiment.optimizers),
         _chosen(experiment, "init", init, experiment.inits),
@@ -93,6 +137,15 @@ def carry_out(
     figure.savefig(files["pdf"])
     _write_table(dataset, files["csv"])
     return Reproduction(experiment, dataset, verdicts, report, files)
+
+
+def _named(name: str | Experiment) -> Experiment:
+    """The experiment of a name, or one of the caller's own."""
+    if isinstance(name, Experiment):
+        return name
+    if name not in EXPERIMENTS:
+        raise ValueError(f"there is no experiment {name!r}; there are {', '.join(EXPERIMENTS)}")
+    return EXPERIMENTS[name]
 
 
 def _chosen(experiment: Experiment, option: str, value: str | None, known: tuple[str, ...]) -> str:

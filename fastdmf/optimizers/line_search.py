@@ -11,7 +11,8 @@ class ExactLineSearch(Optimizer):
     """Gradient descent whose step is the global minimizer of the loss along the negative gradient.
 
     Along a line the loss is a polynomial of degree 2N in the step.  Its coefficients are accumulated in
-    float64, and every positive root of its derivative is a candidate.
+    float64, and every positive root of its derivative is a candidate; of those that rounding does not tell
+    apart the nearest is taken.
 
     Parameters
     ----------

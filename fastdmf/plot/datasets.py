@@ -7,21 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastdmf.plot.style import COLOURS, COLUMN_WIDTH, MARKERS, PAGE_WIDTH, PANEL_HEIGHT, dress
+from fastdmf.plot.style import (
+    COLOURS,
+    COLUMN_WIDTH,
+    LABELS,
+    MARKERS,
+    PAGE_WIDTH,
+    PANEL_HEIGHT,
+    SPAN,
+    dress,
+    scale_logarithmic,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LABELS = {
-    "error": "reconstruction error\n" r"$\|W - W^*\|_F\,/\,\|W^*\|_F$",
-    "nuclear_norm": r"nuclear norm $\|W\|_*$",
-    "effective_rank": r"effective rank of $W$",
-    "observed": r"observed entries $m$",
-    "measurements": r"measurements $m$",
-}
-_SPAN = 1e-5  # of a logarithmic axis: what is smaller is a solver's tolerance
 _SIDE_BY_SIDE = 0.06  # how far curves are apart, in steps of x
 _LONG = 25  # characters of a name of which only one fits in a row of a column's legend
 _DASHES_OF_REFERENCES = ("--", ":", "-.")
@@ -92,7 +94,7 @@ def against(
             _draw_curves(panel, part, x, hue, over, references, name in logarithmic, aside)
             dress(panel, named.get(name, name) if panel is row[0] else "")
         if name in logarithmic:
-            _make_logarithmic(row)
+            scale_logarithmic(row, SPAN)
     for panel, column in zip(panels[0], across, strict=True):
         if column is not None:
             panel.set_title(f"{columns} {column}", fontsize=8)
@@ -112,15 +114,6 @@ def against(
         frameon=False,
     )
     return figure
-
-
-def _make_logarithmic(row: Sequence[Axes]) -> None:
-    """Logarithmic axes for panels that share one, when all of them are drawn: limits once set stay."""
-    for panel in row:
-        panel.set_yscale("log", nonpositive="mask")
-        panel.tick_params(which="minor", length=1.5)
-    low, high = row[0].get_ylim()
-    row[0].set_ylim(bottom=max(low, _SPAN * high))
 
 
 def _draw_curves(

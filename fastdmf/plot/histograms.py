@@ -63,7 +63,6 @@ def histogram(values: xr.DataArray, *, hue: str, columns: str, label: str) -> Fi
         dress(panel, "number of problems" if panel is panels[0] else "", label)
         panel.set_yscale("log")
         panel.set_ylim(bottom=0.5)
-        panel.tick_params(which="minor", length=1.5)
         panel.set_title(f"{columns} {column}", fontsize=8)
     panels[0].legend(fontsize=7, frameon=False)
     return figure

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastdmf._checks import Array
-from fastdmf.plot.style import COLOURS, DASHES, PAGE_WIDTH, PANEL_HEIGHT, dress
+from fastdmf.plot.style import (
+    COLOURS,
+    DASHES,
+    LABELS,
+    PAGE_WIDTH,
+    PANEL_HEIGHT,
+    SPAN,
+    dress,
+    scale_logarithmic,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -17,7 +26,6 @@ if TYPE_CHECKING:
 _TIME = "time (sum of step sizes)"
 #: What counts as a change, relative to the largest singular value: the axis ends at the last one.
 _CHANGE = 0.02
-_SPAN = 1e-5  # of a logarithmic axis
 
 
 def singular_paths(
@@ -73,12 +81,10 @@ def singular_paths(
         colour_of = np.linspace(0.0, 0.8, sigma.shape[1])  # from dark to light
         for k in reversed(range(sigma.shape[1])):
             panel.plot(time, sigma[:, k], color=_lightened(COLOURS[0], colour_of[k]), linewidth=1.1)
-        dress(panel, r"singular values of $W$", _TIME)
+        dress(panel, LABELS["singular_values"], _TIME)
         panel.set_xlim(0, _settled(time, sigma))
         if logarithmic:
-            panel.set_yscale("log", nonpositive="mask")
-            panel.set_ylim(bottom=_SPAN * panel.get_ylim()[1])
-            panel.tick_params(which="minor", length=1.5)
+            scale_logarithmic([panel], SPAN)
         else:
             panel.set_ylim(bottom=0)
         panel.locator_params(axis="x", nbins=5)
@@ -99,8 +105,7 @@ def _draw_alignment(panel: Axes, run: xr.Dataset) -> None:
             time[shown], size[shown], color=COLOURS[k], linestyle=DASHES[k], linewidth=1.2, label=label
         )
     dress(panel, r"mean $|(U^\top \nabla\ell\, V)_{rs}|$", _TIME)
-    panel.set_yscale("log")
-    panel.tick_params(which="minor", length=1.5)
+    scale_logarithmic([panel], span=0.0)
     panel.set_xlim(0, end)
     panel.locator_params(axis="x", nbins=5)
     panel.legend(fontsize=7, frameon=False)

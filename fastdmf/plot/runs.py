@@ -9,7 +9,18 @@ import numpy as np
 
 from fastdmf._checks import Array
 from fastdmf.metrics import singular_values
-from fastdmf.plot.style import COLOURS, COLUMN_WIDTH, DASHES, FAINT, MARKERS, PAGE_WIDTH, PANEL_HEIGHT, dress
+from fastdmf.plot.style import (
+    COLOURS,
+    COLUMN_WIDTH,
+    DASHES,
+    FAINT,
+    LABELS,
+    MARKERS,
+    PAGE_WIDTH,
+    PANEL_HEIGHT,
+    dress,
+    scale_logarithmic,
+)
 from fastdmf.result import Result
 
 if TYPE_CHECKING:
@@ -24,12 +35,8 @@ _LOSS_FORMULAS = {
     "half_sum": r"$\frac{1}{2}\sum r^2$",
     "half_mean": r"$\frac{1}{2m}\sum r^2$",
 }
-_LABELS = {
-    "test_error": "test error (RMSE)",
-    "reconstruction_error": "reconstruction error\n" r"$\|W - W^*\|_F\,/\,\|W^*\|_F$",
-    "singular_values": r"singular values of $W$",
-}
 _LEADING = 10  # singular values that are told apart from the rest
+_ROUNDOFF = 1e-8  # of the largest value, on a logarithmic axis
 
 
 def trace(result: Result, axes: Axes | Sequence[Axes] | None = None) -> Figure:
@@ -52,10 +59,14 @@ def trace(result: Result, axes: Axes | Sequence[Axes] | None = None) -> Figure:
     ------
     ValueError
         If there is nothing to draw, or the number of axes differs from that of the panels.
+    TypeError
+        If ``result`` is something else.
     """
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    if not isinstance(result, Result):
+        raise TypeError(f"result must be a Result, which run returns, not {type(result).__name__}")
     names = [name for name in PANELS if _is_known(result, name)]
     if not names:
         raise ValueError(
@@ -77,8 +88,8 @@ def trace(result: Result, axes: Axes | Sequence[Axes] | None = None) -> Figure:
             _draw_singular_values(panel, steps, result.records[name])
         else:
             panel.plot(steps, result.records[name], color=COLOURS[0], linewidth=1.2)
-        dress(panel, _loss_label([result]) if name == "loss" else _LABELS[name])
-        _scale_values(panel)
+        dress(panel, _loss_label([result]) if name == "loss" else LABELS[name])
+        scale_logarithmic([panel], _ROUNDOFF)
         panel.set_xscale("symlog", linthresh=1, linscale=0.4)
         panel.set_xlim(left=0)
         if panel is panels[-1] or axes is not None:
@@ -113,6 +124,8 @@ def comparison(results: Mapping[str, Result], truth: Array | None = None) -> Fig
     ------
     ValueError
         If there are no runs, or one recorded no loss or not the same kind of error as the others.
+    TypeError
+        If ``results`` is no mapping.
     """
     from matplotlib.figure import Figure
 
@@ -130,10 +143,10 @@ def comparison(results: Mapping[str, Result], truth: Array | None = None) -> Fig
         shift = 0.6 * ((k + 0.5) / len(results) - 0.5)  # side by side, for they may well coincide
         _draw_spectrum(spectrum, result.product, shift, marker=marker, markersize=3, **style)
     dress(losses, _loss_label(results.values()), xlabel="step")
-    dress(errors, _LABELS[error], xlabel="step")
-    dress(spectrum, _LABELS["singular_values"], xlabel="index")
+    dress(errors, LABELS[error], xlabel="step")
+    dress(spectrum, LABELS["singular_values"], xlabel="index")
     for panel in (losses, errors):
-        _scale_values(panel)
+        scale_logarithmic([panel], _ROUNDOFF)
         panel.locator_params(axis="x", nbins=4)
         panel.set_xlim(left=0)
     spectrum.set_ylim(bottom=0)
@@ -145,6 +158,8 @@ def comparison(results: Mapping[str, Result], truth: Array | None = None) -> Fig
 
 def _common_error(results: Mapping[str, Result]) -> str:
     """The name of the error that all runs recorded."""
+    if not isinstance(results, Mapping):
+        raise TypeError(f"results must be a mapping from labels to results, not {type(results).__name__}")
     if not results:
         raise ValueError("there are no results to compare")
     for label, result in results.items():
@@ -186,15 +201,3 @@ def _draw_spectrum(panel: Axes, matrix: Array, shift: float = 0.0, **style: Any)
     """The leading singular values over their indices, which are shifted a little."""
     leading = singular_values(matrix)[:_LEADING]
     panel.plot(np.arange(1, leading.size + 1) + shift, leading, linestyle="", clip_on=False, **style)
-
-
-def _scale_values(panel: Axes) -> None:
-    """A logarithmic scale for values; roundoff far below the largest one does not stretch it."""
-    values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in panel.get_lines()])
-    positive = values[np.isfinite(values) & (values > 0)]
-    if not positive.size:
-        return
-    panel.set_yscale("log", nonpositive="mask")
-    panel.tick_params(which="minor", length=1.5)
-    if positive.min() < 1e-8 * positive.max():
-        panel.set_ylim(bottom=1e-8 * positive.max())

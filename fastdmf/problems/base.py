@@ -98,6 +98,12 @@ class Problem(ABC):
                 sha.update(np.ascontiguousarray(array).data)
         return sha.hexdigest()
 
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, Problem) and self.digest == other.digest)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
     def __getstate__(self) -> dict[str, Any]:
         """Compiled forms stay behind: their addresses mean nothing in a copy or another process."""
         return {**self.__dict__, "bound": {}}

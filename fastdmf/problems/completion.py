@@ -124,7 +124,10 @@ class Completion(Problem):
 
     @classmethod
     def from_sparse(cls, matrix: Any, test: Triplets | None = None, loss: str = "mean") -> Self:
-        """Observe the stored entries of a SciPy sparse matrix or array; stored zeros count."""
+        """Observe the stored entries of a SciPy sparse matrix or array; stored zeros count.
+
+        ``test`` and ``loss`` are as in `Completion`, and so is what is refused.
+        """
         if not hasattr(matrix, "tocoo"):
             raise TypeError(
                 f"matrix must be a SciPy sparse matrix, not {type(matrix)}; from_dense takes arrays"
@@ -134,7 +137,10 @@ class Completion(Problem):
 
     @classmethod
     def from_dense(cls, matrix: npt.ArrayLike, test: Triplets | None = None, loss: str = "mean") -> Self:
-        """Observe the entries of a dense array that are neither NaN nor masked."""
+        """Observe the entries of a dense array that are neither NaN nor masked.
+
+        ``test`` and ``loss`` are as in `Completion`, and so is what is refused.
+        """
         if isinstance(matrix, np.ma.MaskedArray):
             matrix = np.ma.filled(matrix.astype(np.float64), np.nan)
         array = np.asarray(matrix)

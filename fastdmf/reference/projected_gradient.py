@@ -38,6 +38,10 @@ class Descent:
     iterations: int
     status: Status
 
+    def __repr__(self) -> str:
+        n, p = self.matrix.shape
+        return f"<Descent {n}×{p}, residual {self.residual:.1e}, {self.status} after {self.iterations} steps>"
+
 
 def projected_gradient(
     problem: Problem,

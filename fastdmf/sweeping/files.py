@@ -4,6 +4,7 @@ While a sweep runs, each finished cell is appended to ``PATH.cells`` as one line
 can at most tear the last line, whose cell is then computed again.  When all is done, the dataset and the same
 lines, in a group of their own, are written beside ``PATH`` and renamed, and the journal is removed; at every
 moment the two files together hold every finished cell.  A lock keeps two sweeps from writing to one file.
+Where nothing may be written, a file that holds every cell is read, without a lock.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 
-from fastdmf._checks import output_file
+from fastdmf._checks import is_writable, output_file
 from fastdmf._version import __version__
 from fastdmf.storage import written_beside
 from fastdmf.sweeping.grid import Cell, Grid
@@ -42,6 +43,9 @@ _SYNC_SECONDS = 5.0
 
 class Memory:
     """Lines of finished cells, kept as long as the sweep runs."""
+
+    #: Nothing can be kept: all cells have to be there already.
+    is_read_only = False
 
     def __init__(self, grid: Grid, identity: Mapping[str, str]) -> None:
         self.lines: dict[Cell, str] = {}
@@ -85,8 +89,12 @@ class File(Memory):
     def __init__(self, path: str | os.PathLike[str], grid: Grid, identity: Mapping[str, str]) -> None:
         super().__init__(grid, identity)
         self.versions = set()
-        self._path = output_file("the sweep's file", path).absolute()
+        self._path = Path(path).absolute()
         self._journal = self._path.with_name(self._path.name + ".cells")
+        is_there = self._path.is_file() or self._journal.is_file()
+        self.is_read_only = is_there and not is_writable(self._path.parent)
+        if not self.is_read_only:
+            output_file("the sweep's file", path)
         self._opened: BinaryIO | None = None
         self._next_sync = 0.0
         self._appending, self._is_closed = threading.Lock(), False
@@ -94,6 +102,9 @@ class File(Memory):
     def __enter__(self) -> Self:
         from filelock import FileLock, Timeout
 
+        if self.is_read_only:
+            self._read()
+            return self
         self._lock = FileLock(self._path.with_name(self._path.name + ".lock"))
         try:
             self._lock.acquire(timeout=0)
@@ -109,6 +120,8 @@ class File(Memory):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.is_read_only:
+            return
         try:
             with self._appending:
                 self._is_closed = True
@@ -142,8 +155,9 @@ class File(Memory):
     def fold(self, dataset: xr.Dataset) -> None:
         import xarray as xr
 
-        if not self._journal.exists() and self._order == list(self._grid.values.items()):
-            return  # nothing is new
+        is_folded = not self._journal.exists() and self._order == list(self._grid.values.items())
+        if is_folded or self.is_read_only:
+            return
         lines = b"".join(map(_checked, [self._header(self.versions), *self.lines.values()]))
         journal = xr.Dataset({"lines": ("byte", np.frombuffer(lines, np.uint8))})
         with written_beside(self._path) as partial:

@@ -13,11 +13,15 @@ import numpy as np
 from fastdmf.kernels.cpu.blas import multiply
 from fastdmf.kernels.cpu.compilation import kernel
 from fastdmf.kernels.cpu.product import Chains, chain_end
-from fastdmf.kernels.cpu.tables import Table, place
+from fastdmf.kernels.cpu.tables import Table, flat, place
 from fastdmf.kernels.cpu.verbs import expand, implements, look, look_along, measure
 
 #: Logarithm of the square of a ratio, 1e-60, below which a coefficient is nothing.
 _NOTHING = -2.0 * 60.0 * math.log(10.0)
+#: A farther point counts if the loss is lower there by more than this fraction of the terms that cancel.
+_BLUR = 1e-12
+#: Largest binary exponents of factors for a gradient (float64, float32).
+_MOST, _MOST_SINGLE = 1000, 120
 
 
 class LineSearch(NamedTuple):
@@ -210,7 +214,9 @@ def positive_roots(ladder, degree, bound, roots, brackets):
 def minimizing_step(loss, degree, max_step, ladder):
     """The global minimizer over 0 < η ≤ max_step of the polynomial Σ_d loss[d] ηᵈ, 0 if it never falls.
 
-    ``loss`` is overwritten; ``ladder`` has at least degree + 3 rows of degree + 2 numbers.
+    Of points that rounding does not tell apart it is the nearest: far out huge terms cancel, which they no
+    longer do when the factors are there.  ``loss`` is overwritten; ``ladder`` has at least degree + 3 rows of
+    degree + 2 numbers.
     """
     while degree > 0 and loss[degree] == 0.0:
         degree -= 1
@@ -237,9 +243,12 @@ def minimizing_step(loss, degree, max_step, ladder):
     loss[0] = 0.0
     best, best_fall = 0.0, 0.0
     roots[found] = bound
+    sizes = ladder[0]
+    for d in range(degree + 1):
+        sizes[d] = abs(loss[d])
     for i in range(found + 1):
         value = _horner(loss, degree, roots[i])
-        if value < best_fall:
+        if value < best_fall - _BLUR * _horner(sizes, degree, roots[i]):
             best, best_fall = roots[i], value
     return best * unit
 
@@ -273,8 +282,25 @@ def _gram(c, r, scale, degree, gram):
 
 
 @kernel
-def exact_step(rule, model, support, operator, factors, grads, cancel):
-    """The step η that minimizes the loss along the gradient."""
+def normalize(grads, squared, like):
+    """Bring a gradient to a norm of about 1, by a factor that changes no digit of it and is returned.
+
+    Powers of a small gradient underflow, long before their products with powers of the step do.
+    """
+    if not 0.0 < squared < np.inf:
+        return 1.0
+    most = _MOST if like.itemsize == 8 else _MOST_SINGLE
+    factor = math.ldexp(1.0, min(most, max(-most, -math.frexp(math.sqrt(squared))[1])))
+    for j in range(grads.count):
+        g = flat(grads, j, like)
+        for i in range(g.size):
+            g[i] *= like.dtype.type(factor)
+    return factor
+
+
+@kernel
+def exact_step(rule, model, support, operator, factors, grads, unit, cancel):
+    """The step that minimizes the loss along ``grads``, the gradient times ``unit``."""
     c, gram = rule.coefficients, rule.gram
     degree = expand(model, support, factors, grads, rule.powers, rule.entries, cancel)
     for t in range(degree):
@@ -291,4 +317,4 @@ def exact_step(rule, model, support, operator, factors, grads, cancel):
             loss[s + t] += 2.0 * gram[s, t]
     for d in range(1, 2 * degree + 1, 2):
         loss[d] = -loss[d]  # ξ = −η
-    return minimizing_step(loss, 2 * degree, rule.max_step, rule.ladder)
+    return minimizing_step(loss, 2 * degree, rule.max_step / unit, rule.ladder)

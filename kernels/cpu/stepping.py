@@ -15,7 +15,7 @@ from fastdmf.kernels.cpu import (  # noqa: F401  (they implement the verbs)
     whole,
 )
 from fastdmf.kernels.cpu.compilation import compile_apart, entry_point, kernel
-from fastdmf.kernels.cpu.line_search import LineSearch, exact_step
+from fastdmf.kernels.cpu.line_search import LineSearch, exact_step, normalize
 from fastdmf.kernels.cpu.tables import Table, flat, is_set
 from fastdmf.kernels.cpu.verbs import compose, is_a, pull_back, residual, step_back
 from fastdmf.kernels.flow_rules import GRADIENT_SQUARED, LOSS, MEAN_SQUARE, STEPS, TIME
@@ -143,11 +143,15 @@ def _move_exact(rule, model, support, operator, factors, grads, scalars, has_gra
         return None
 
     def exact(rule, model, support, operator, factors, grads, scalars, has_gradient, swapped, cancel):
-        if not has_gradient:
+        unit = 1.0
+        if grads.count > 2:  # a square does not underflow
+            need_gradient(model, support, factors, grads, scalars, has_gradient, cancel)
+            unit = normalize(grads, scalars[GRADIENT_SQUARED], model.w)
+        elif not has_gradient:
             pull_back(model, support, factors, grads, cancel)
-        step = exact_step(rule, model, support, operator, factors, grads, cancel)
+        step = exact_step(rule, model, support, operator, factors, grads, unit, cancel)
         _step_from_gradient(factors, grads, step, model.w)
-        scalars[TIME] += step
+        scalars[TIME] += step * unit
 
     return exact
 
