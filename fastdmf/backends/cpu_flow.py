@@ -48,7 +48,8 @@ class FlowTrajectory(CpuTrajectory):
             tables, np.arange(_SETS), float(optimizer.rtol), float(optimizer.plateau_factor),
             np.zeros(_SETS), np.zeros(rules.SLOTS),
         )  # fmt: skip
-        self._direction = self._direction_in(memory) if optimizer.method == "rkc2" else Matrices([], dtype, objective.rows)
+        iterates = optimizer.method == "rkc2"
+        self._direction = self._direction_in(memory) if iterates else Matrices([], dtype, objective.rows)
         self._integrator = self._bind_integrator(optimizer.method)
         inside = not self.is_at_step and bool(memory)
         if inside:
