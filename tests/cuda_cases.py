@@ -20,6 +20,7 @@ from fastdmf.kernels.cuda.sources import (
     STEPS,
     TAKEN,
     TIME,
+    UNIT,
     WARP,
     WARPS,
 )
@@ -32,6 +33,7 @@ def filled(shape, dtype):
 
 def going(**slots):
     state = np.zeros(SLOTS)
+    state[UNIT] = 1.0
     for slot, value in slots.items():
         state[getattr(sources, slot)] = value
     return state
@@ -154,7 +156,8 @@ def settle(launch, dtype):
         "STEPS": 4.0,
         "TAKEN": 2.0,
         "TIME": 3.0,
-        "STEP": 0.25,
+        "STEP": 1.0,
+        "UNIT": 0.25,
         "MEAN_SQUARE": 1.0,
         "NEXT_MEAN_SQUARE": 2.0,
     }
@@ -272,6 +275,21 @@ def inner_products(launch, dtype, size=700, degree=2, per_block=512):
     return {"partials": (partials, np.add.reduceat(products, [0, per_block], axis=1))}
 
 
+def normalize(launch, dtype, size=700, per_block=512):
+    x, partials = np.random.default_rng(19).standard_normal(size).astype(dtype), np.array([3.0, 2.0])
+    # √5 is 0.56 · 2²; nothing grows or shrinks by more than its type can say.
+    most, out = {"float32": 120, "float64": 1000}[dtype.name], {}
+    for name, scale, unit in (
+        ("large", 1.0, 2.0**-2), ("small", 2.0**-60, 2.0**28), ("one", 0.2, 0.5), ("zero", 0.0, 1.0),
+        ("least", 5e-324, 2.0 ** min(535, most)), ("infinite", np.inf, 1.0), ("not a number", np.nan, 1.0),
+    ):  # fmt: skip
+        g, state, expected = x.copy(), going(STEP=2.0), going(STEP=2.0, UNIT=unit)
+        sums = partials * scale if scale else np.zeros(2)
+        launch("normalize", (2,), sums, 2, g, size, per_block, state)
+        out[f"{name}: gradient"], out[f"{name}: state"] = (g, unit * x), (state, expected)
+    return out
+
+
 def minima(c, max_step=np.inf):
     """Steps in (0, max_step] to minima of ‖Σ_t c_t (−η)ᵗ‖² by NumPy, and 0: the lowest first."""
     signed = c * (-1.0) ** np.arange(len(c))[:, None]
@@ -290,6 +308,8 @@ def exact_step(launch, dtype):
     lowest, first = minima(cubic)[:2]
     assert 0.0 < 2.0 * first < lowest, "the first minimum is the lowest: nothing to find"
     underflows = (1.0 + rng.random((3, 5))) * np.array([1.0, 1.0, 1e-200])[:, None]
+    # The loss is 9e-12 near 1 and 0 at 4, where terms up to 100 cancel.
+    far = np.array([[1.0, 4e-6], [1.25, 1e-6], [0.25, 0.0]])
     uphill, saddle = np.array([[1.0], [-1.0], [1.0]]), np.array([[1.0], [1e-20], [1e-20]])
     for name, c, max_step in (
         ("cubic", cubic, np.inf),
@@ -299,15 +319,16 @@ def exact_step(launch, dtype):
         ("fitted", 0.0 * cubic, np.inf),
         ("uphill", uphill, np.inf),
         ("at a saddle", saddle, 0.25),
+        ("of two that rounding does not tell apart", far, np.inf),
     ):
         n, scale = len(c) - 1, 0.25
         told = c.copy()
         told[0] *= scale
         sums = np.array([told[s] @ told[t] for s in range(n + 1) for t in range(s + 1)])
-        state, expected = going(LOSS=1.0), going(LOSS=1.0)
+        state, expected = going(LOSS=1.0, UNIT=0.5), going(LOSS=1.0, UNIT=0.5)
         ladder = filled((2 * n + 3, 2 * n + 2), float)
-        launch("exact_step", (1,), sums, n, scale, max_step, ladder, state)
-        expected[STEP] = minima(c[:2] if name == "of a lower degree" else c, max_step)[0]
+        launch("exact_step", (1,), sums, n, scale, 0.5 * max_step, ladder, state)
+        expected[STEP] = minima(c[:2] if name == "of a lower degree" else c, max_step)[int(c is far)]
         assert (expected[STEP] == 0.0) == (name in ("fitted", "uphill")), name
         out[name] = state, expected
     return out
@@ -525,6 +546,7 @@ CASES = {
         gather_change,
         sampled_powers,
         inner_products,
+        normalize,
         exact_step,
         advance_each,
     )

@@ -41,8 +41,9 @@ BUDGETS = {
     "gather_change": (60, 0),
     "sampled_powers": (64, 0),
     "inner_products": (64, 2048),
+    "normalize": (48, 2048),
     "exact_step": (64, 0),
-    "advance_each": (128, 2048 + 72),  # two blocks are at home
+    "advance_each": (128, 2048 + 80),  # two blocks are at home
 }
 
 

@@ -128,8 +128,11 @@ def test_the_device_halts_where_it_should_though_more_is_queued(device_here, fac
 @needs_shim
 def test_an_advance_waits_for_the_device_once(on_shim, monkeypatch):
     device = on_shim()
-    f = FACTORIZATIONS["depth 2"]
-    for problem, launches in ((problem_for(f), 9), (sensing("sparse", f), 13), (sensing("symmetric", f), 12)):
+    two, three = FACTORIZATIONS["depth 2"], FACTORIZATIONS["depth 3"]
+    for problem, f, launches in (
+        (problem_for(two), two, 9), (sensing("sparse", two), two, 13), (sensing("symmetric", two), two, 12),
+        (problem_for(three), three, 11),
+    ):  # fmt: skip
         trajectory = loops(problem, f)[0].start(START, 0)
         with monkeypatch.context() as m:
             seen = []
@@ -139,8 +142,8 @@ def test_an_advance_waits_for_the_device_once(on_shim, monkeypatch):
             device.launches = 0
             trajectory.advance(10)
         assert seen == [(sources.SLOTS,)]
-        # What evaluates the point, the gradient, the powers, what is measured of them, three that find the
-        # step, and the step.
+        # What evaluates the point, the gradient (its norm, and bringing that to 1), the powers, what is
+        # measured of them, three that find the step, and the step.
         assert device.launches == 10 * launches
 
 
@@ -211,3 +214,30 @@ def test_it_takes_the_lowest_of_several_minima(device_here, depth, scale, seed):
 @pytest.mark.parametrize(("depth", "dtype", "floor"), [(2, "float32", 1e-12), (6, "float64", 1e-18)])
 def test_it_converges(device_here, depth, dtype, floor):
     test_properties.test_line_search_converges_at_every_depth("cuda", depth, dtype, floor)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_it_stays_near_where_farther_out_huge_terms_cancel(device_here, dtype):
+    test_properties.test_line_search_stays_near_where_farther_out_is_a_fit_of_huge_terms_that_cancel(
+        "cuda", 3, dtype
+    )
+
+
+@pytest.mark.parametrize(("depth", "std"), [(5, 1e-3), (6, 1e-4)])
+def test_powers_of_a_small_gradient_do_not_underflow(device_here, depth, std):
+    test_properties.test_line_search_in_single_precision_where_powers_of_the_gradient_underflow(
+        "cuda", depth, std
+    )
+    problem, ends = dmf.Completion.random((10, 10), 2, 60), []
+    for device in ("cuda", "cpu"):
+        loop = dmf.Loop(problem, dmf.Product(depth), SEARCH, dtype="float32", device=device)
+        trajectory, norms = loop.start(dmf.Gaussian(std=std), 0), []
+        for _ in range(6):
+            norms.append(trajectory.gradient_norm)  # of the gradient, not of what is brought to a norm of 1
+            trajectory.advance(1)
+        ends.append((trajectory.state(), norms))
+    (gpu, norms), (cpu, norms_there) = ends
+    assert norms[0] < 1e-10 and norms == pytest.approx(norms_there, rel=1e-4)
+    assert_close(gpu, cpu, TOLERANCE["float32"])
+    for x, y in zip(gpu.gradients, cpu.gradients, strict=True):
+        assert np.max(np.abs(x - y)) < 1e-4 * np.max(np.abs(y))

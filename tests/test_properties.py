@@ -304,13 +304,12 @@ def test_line_search_converges_at_every_depth(device, depth, dtype, floor):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("depth", [3, 5, 6])
-def test_line_search_stays_near_where_farther_out_is_a_fit_of_huge_terms_that_cancel(depth, dtype):
+def test_line_search_stays_near_where_farther_out_is_a_fit_of_huge_terms_that_cancel(device, depth, dtype):
     """A single entry is fit exactly at several steps; what is far out is a fit only until rounding."""
     few = [([0], [0], [1.0]), ([0], [0], [0.0]), ([0, 1], [0, 2], [1.0, 0.0])]
     for entries in few:
-        loop = dmf.Loop(
-            dmf.Completion(*entries, (4, 4)), dmf.Product(depth), dmf.ExactLineSearch(), dtype=dtype
-        )
+        problem = dmf.Completion(*entries, (4, 4))
+        loop = dmf.Loop(problem, dmf.Product(depth), dmf.ExactLineSearch(), dtype=dtype, device=device)
         for seed in range(6):
             state = loop.init(dmf.Gaussian(product_scale=1.0), seed=seed)
             losses = [state.loss]
@@ -322,10 +321,10 @@ def test_line_search_stays_near_where_farther_out_is_a_fit_of_huge_terms_that_ca
 
 
 @pytest.mark.parametrize(("depth", "std"), [(4, 1e-4), (5, 1e-3), (6, 1e-4)])
-def test_line_search_in_single_precision_where_powers_of_the_gradient_underflow(depth, std):
+def test_line_search_in_single_precision_where_powers_of_the_gradient_underflow(device, depth, std):
     problem, ends = dmf.Completion.random((10, 10), 2, 60), []
     for dtype in ("float32", "float64"):
-        loop = dmf.Loop(problem, dmf.Product(depth), dmf.ExactLineSearch(), dtype=dtype)
+        loop = dmf.Loop(problem, dmf.Product(depth), dmf.ExactLineSearch(), dtype=dtype, device=device)
         ends.append(loop.advance(loop.init(dmf.Gaussian(std=std), seed=0), 20))
     single, double = ends
     assert double.loss < 0.9 * np.mean(problem.values**2)

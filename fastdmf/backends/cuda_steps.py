@@ -20,6 +20,7 @@ from fastdmf.kernels.cuda.sources import (
     SLOTS_KEPT,
     STEP,
     TAKEN,
+    UNIT,
     share,
 )
 from fastdmf.optimizers import ExactLineSearch, GradientDescent, GroupRMSprop
@@ -93,10 +94,15 @@ class StepTrajectory(CudaTrajectory):
             self._gradient_sums.size if gradient else 0, int(moved), self._pairs, pairs, until, self._state,
         )  # fmt: skip
 
+    def _pull_back(self) -> None:
+        """The gradient in the factors."""
+        point, z = self._points[0], self._work.z
+        self.objective.pull_back(point, z, self._state, self._gradient, self._scratch)
+
     def _find_gradient(self) -> None:
         """The gradient in the factors, and the partial sums of its squares."""
         o = self.objective
-        o.pull_back(self._points[0], self._work.z, self._state, self._gradient, self._scratch)
+        self._pull_back()
         o.launch(
             "squares", self._gradient_sums.shape, self._gradient.flat, self._size, self._per_block,
             self._state, self._gradient_sums,
@@ -117,13 +123,26 @@ class StepTrajectory(CudaTrajectory):
         elif isinstance(optimizer, GradientDescent) and not has_gradient and (entries := o.summed_entries):
             self._descend_at_once(entries)
         else:
-            if not has_gradient:
-                o.pull_back(self._points[0], self._work.z, self._state, self._gradient, self._scratch)
             if isinstance(optimizer, ExactLineSearch):
-                self._search.find_step(self._points[0], self._scratch, self._work, self._state)
+                self._find_step(has_gradient)
+            elif not has_gradient:
+                self._pull_back()
             self._descend()
         self._points.reverse()
         self._velocities.reverse()
+
+    def _find_step(self, has_gradient: bool) -> None:
+        """UNIT times the gradient in its place, and STEP along it."""
+        is_deep = len(self._gradient.each) > 2  # a square does not underflow
+        if not has_gradient:
+            (self._find_gradient if is_deep else self._pull_back)()
+        if is_deep:
+            sums, blocks = self._gradient_sums, -(-self._gradient_sums.size // 8)
+            self.objective.launch(
+                "normalize", (blocks,), sums, sums.size, self._gradient.flat, self._size, 8 * self._per_block,
+                self._state,
+            )  # fmt: skip
+        self._search.find_step(self._points[0], self._scratch, self._work, self._state)
 
     def _descend(self) -> None:
         self._descend_along(self._gradient.flat)
@@ -211,4 +230,5 @@ def now_of(memory: Mapping[str, Array]) -> Array:
     """The state of a trajectory as the host knows it at first."""
     now = np.zeros(SLOTS)
     now[:SLOTS_KEPT] = memory.get("scalars", 0.0)
+    now[UNIT] = 1.0
     return now

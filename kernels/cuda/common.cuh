@@ -23,12 +23,15 @@ constexpr int SHARE = 8;
 constexpr unsigned ALL_LANES = 0xffffffffu;
 
 // The state of a trajectory on the device.  The first five are those that a trajectory on the CPU carries;
-// STEP is the length of the next step, NEXT_MEAN_SQUARE becomes MEAN_SQUARE once that step is settled, and
-// TAKEN counts the steps since the host last wrote the state; SLOTS is how many there are.
-enum Slot { LOSS, GRADIENT_SQUARED, TIME, STEPS, MEAN_SQUARE, STEP, NEXT_MEAN_SQUARE, EVENT, TAKEN, SLOTS };
+// STEP is the length of the next step along UNIT times the gradient, NEXT_MEAN_SQUARE becomes MEAN_SQUARE once
+// that step is settled, and TAKEN counts the steps since the host last wrote the state; SLOTS is how many there
+// are.
+enum Slot { LOSS, GRADIENT_SQUARED, TIME, STEPS, MEAN_SQUARE, STEP, UNIT, NEXT_MEAN_SQUARE, EVENT, TAKEN, SLOTS };
 
 // Once EVENT is set every kernel returns at once: the host may queue many steps without looking.
 constexpr double GOING = 0, HALTED = 1, DIVERGED = 2;
+
+__device__ __forceinline__ bool is_finite(double x) { return fabs(x) <= 1.7976931348623157e308; }
 
 // The sum over each LANES of a warp, in every lane.  Lanes add the same pairs in either order, so all hold the
 // same bits.

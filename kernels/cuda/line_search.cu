@@ -6,6 +6,11 @@
 
 #include "common.cuh"
 
+// A farther point counts if the loss is lower there by more than this fraction of the terms that cancel.
+constexpr double BLUR = 1e-12;
+// Largest binary exponent of a factor for a gradient.
+constexpr int MOST = sizeof(real) == 8 ? 1000 : 120;
+
 // out[t − 1, e] = the coefficient of ξᵗ, t ≥ 1, of ⟨L_i(ξ), R_j(ξ)⟩ on the support: Σ_{a + b = t} ⟨X_a,i, Y_b,j⟩.
 //
 // L(ξ) = Σ_a ξᵃ X_a has X_0 in ``left`` and X_1, X_2, … one after another in ``left_powers``, ``lefts`` matrices of
@@ -54,6 +59,24 @@ extern "C" __global__ void __launch_bounds__(BLOCK) inner_products(
   for (long long i = first + threadIdx.x; i < last; i += BLOCK) mine = fma((double)x[i], (double)y[i], mine);
   const double total = block_sum(mine, slots);
   if (threadIdx.x == 0) partials[(long long)blockIdx.x * blocks + blockIdx.y] = total;
+}
+
+// gradient ← UNIT gradient, of a norm of about 1: UNIT is a power of two, which changes no digit.
+//
+// Powers of a small gradient underflow, long before their products with powers of the step do.  Each block adds up
+// the ``count`` partial sums of squares by itself, and takes ``per_block`` elements; there are count / 8 blocks.
+// Bytes: 2 size b + count²;  flops: size + count² / 8.
+extern "C" __global__ void __launch_bounds__(BLOCK) normalize(
+    const double* __restrict__ partials, int count, real* __restrict__ gradient, long long size, long long per_block,
+    double* state) {
+  SHARED_ARRAY(double, slots, BLOCK);
+  if (state[EVENT] != GOING) return;
+  const double squared = sum_of(partials, count, slots);
+  double unit = 1.0;
+  if (squared > 0.0 && is_finite(squared)) unit = ldexp(1.0, min(MOST, max(-MOST, -1 - ilogb(sqrt(squared)))));
+  const long long first = blockIdx.x * per_block, last = min(first + per_block, size);
+  for (long long i = first + threadIdx.x; i < last; i += BLOCK) gradient[i] *= (real)unit;
+  if (blockIdx.x == 0 && threadIdx.x == 0) state[UNIT] = unit;
 }
 
 // Σ_d p[d] xᵈ.
@@ -112,6 +135,8 @@ __device__ __forceinline__ int positive_roots(
 
 // The global minimizer over 0 < η ≤ max_step of the polynomial Σ_d loss[d] ηᵈ, 0 if it never falls.
 //
+// Of points that rounding does not tell apart it is the nearest: far out huge terms cancel, which they no longer
+// do when the factors are there.
 // ``loss`` is overwritten; ``ladder`` has at least degree + 2 rows of degree + 2 numbers.
 __device__ __forceinline__ double minimizing_step(double* loss, int degree, double max_step, double* ladder, int row) {
   while (degree > 0 && loss[degree] == 0.0) --degree;
@@ -132,9 +157,11 @@ __device__ __forceinline__ double minimizing_step(double* loss, int degree, doub
   // Compared without the constant: near a saddle the loss falls by less than a rounding of itself.
   loss[0] = 0.0;
   double best = 0.0, best_fall = 0.0;
+  double* const sizes = ladder;
+  for (int d = 0; d <= degree; ++d) sizes[d] = fabs(loss[d]);
   for (int i = 0; i <= found; ++i) {
     const double value = horner(loss, degree, roots[i]);
-    if (value < best_fall) best = roots[i], best_fall = value;
+    if (value < best_fall - BLUR * horner(sizes, degree, roots[i])) best = roots[i], best_fall = value;
   }
   return best * unit;
 }
@@ -157,7 +184,7 @@ __device__ __forceinline__ int degree_that_counts(const double* sums, int degree
   return degree;
 }
 
-// STEP, the global minimizer of the loss over (0, max_step], from the ``sums`` ⟨c_s, c_t⟩ as ``inner_products``
+// STEP, the global minimizer of the loss along UNIT times the gradient over (0, max_step / UNIT], from the ``sums`` ⟨c_s, c_t⟩ as ``inner_products``
 // orders them; 0 if the loss never falls.
 //
 // One thread of one block; ``ladder`` has room for 2 N + 3 rows of 2 N + 2 numbers, N being ``degree``.
@@ -175,5 +202,5 @@ extern "C" __global__ void __launch_bounds__(BLOCK) exact_step(
       const double sign = (s + t) % 2 ? -1.0 : 1.0;  // ξ = −η
       loss[s + t] = fma(s == t ? sign : 2.0 * sign, inner(sums, s, t, scale), loss[s + t]);
     }
-  state[STEP] = minimizing_step(loss, 2 * degree, max_step, ladder, row);
+  state[STEP] = minimizing_step(loss, 2 * degree, max_step / state[UNIT], ladder, row);
 }

@@ -19,8 +19,8 @@ BLOCK, WARP, SHARE = 256, 32, 8
 WARPS = BLOCK // WARP
 
 #: Slots of a trajectory's state on the device, as in ``common.cuh``; the first five are those of the CPU.
-SLOTS, SLOTS_KEPT = 9, SLOTS_OF_STEPS
-STEP, NEXT_MEAN_SQUARE, EVENT, TAKEN = range(SLOTS_KEPT, SLOTS)
+SLOTS, SLOTS_KEPT = 10, SLOTS_OF_STEPS
+STEP, UNIT, NEXT_MEAN_SQUARE, EVENT, TAKEN = range(SLOTS_KEPT, SLOTS)
 
 #: Most rows and columns of a trial that a block can move, and how much it is told of each matrix and of each
 #: trial, as in ``lockstep.cu``.
@@ -52,6 +52,7 @@ KERNELS = {
     "gather_change": "LIIRRRRiiDR",
     "sampled_powers": "RRRRiillIIliiDR",
     "inner_products": "RRlliDD",
+    "normalize": "DiRllD",
     "exact_step": "DiddDD",
     "advance_each": "LIiiiIIRiLIIididddrDDD",
 }

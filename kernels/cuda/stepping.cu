@@ -54,7 +54,7 @@ __device__ __forceinline__ void set_pace(double* state, double lr, double alpha,
 __device__ __forceinline__ void arrive(
     double* state, double loss, bool has_norm, double gradient_squared, bool moved, const double* pairs,
     int count, double until) {
-  if (moved && !(fabs(loss) <= 1.7976931348623157e308)) {  // NaN too
+  if (moved && !is_finite(loss)) {
     state[EVENT] = DIVERGED;
     return;
   }
@@ -63,7 +63,7 @@ __device__ __forceinline__ void arrive(
   if (!moved) return;
   state[STEPS] += 1.0;
   state[TAKEN] += 1.0;
-  state[TIME] += state[STEP];
+  state[TIME] += state[STEP] * state[UNIT];
   state[MEAN_SQUARE] = state[NEXT_MEAN_SQUARE];
   bool is_met = state[TIME] >= until;
   for (int c = 0; c < count; ++c)
