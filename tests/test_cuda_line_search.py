@@ -216,10 +216,9 @@ def test_it_converges(device_here, depth, dtype, floor):
     test_properties.test_line_search_converges_at_every_depth("cuda", depth, dtype, floor)
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_it_stays_near_where_farther_out_huge_terms_cancel(device_here, dtype):
+def test_it_stays_near_where_farther_out_huge_terms_cancel(device_here):
     test_properties.test_line_search_stays_near_where_farther_out_is_a_fit_of_huge_terms_that_cancel(
-        "cuda", 3, dtype
+        "cuda", 3, "float64"
     )
 
 
