@@ -280,12 +280,11 @@ def normalize(launch, dtype, size=700, per_block=512):
     # √5 is 0.56 · 2²; nothing grows or shrinks by more than its type can say.
     most, out = {"float32": 120, "float64": 1000}[dtype.name], {}
     for name, scale, unit in (
-        ("large", 1.0, 2.0**-2), ("small", 2.0**-60, 2.0**28), ("one", 0.2, 0.5), ("zero", 0.0, 1.0),
-        ("least", 5e-324, 2.0 ** min(535, most)), ("infinite", np.inf, 1.0), ("not a number", np.nan, 1.0),
+        ("large", 1.0, 2.0**-2), ("small", 2.0**-60, 2.0**28), ("least", 5e-324, 2.0 ** min(535, most)),
+        ("zero", 0.0, 1.0), ("infinite", np.inf, 1.0),
     ):  # fmt: skip
         g, state, expected = x.copy(), going(STEP=2.0), going(STEP=2.0, UNIT=unit)
-        sums = partials * scale if scale else np.zeros(2)
-        launch("normalize", (2,), sums, 2, g, size, per_block, state)
+        launch("normalize", (2,), partials * scale, 2, g, size, per_block, state)
         out[f"{name}: gradient"], out[f"{name}: state"] = (g, unit * x), (state, expected)
     return out
 

@@ -23,7 +23,7 @@ MISSING = (
 _OWN = tempfile.TemporaryDirectory(prefix="fastdmf-shim-")
 #: Where libraries are built; a process may share it with those that it starts.
 FOLDER = Path(os.environ.get("FASTDMF_SHIM_FOLDER", _OWN.name))
-_FLAGS = ("-std=c++20", "-g", "-fPIC", "-ffp-contract=off", f"-I{HERE}")
+_FLAGS = ("-std=c++20", "-g1", "-fPIC", "-ffp-contract=off", f"-I{HERE}")
 SANITIZERS = {
     "": ("-O2",),
     "asan": ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-DSHIM_ASAN"),
