@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from time import perf_counter
 
@@ -147,12 +146,7 @@ class Loop:
         event = Event.ALL_STEPS
         while trajectory.step < target and event not in (Event.DIVERGED, Event.STUCK):
             event = pace.advance(trajectory, target - trajectory.step)
-        return value_of(trajectory)
-
-
-def value_of(trajectory: Trajectory) -> State:
-    """Where a trajectory is, as a value that says whether it can go on."""
-    return replace(trajectory.state(), stalled=trajectory.stuck)
+        return trajectory.state()
 
 
 class Pace:

@@ -15,7 +15,7 @@ from fastdmf.checkpoint import Checkpoint, Saved
 from fastdmf.choices import Choices
 from fastdmf.halting import Stopper
 from fastdmf.interrupt import Interruption
-from fastdmf.loop import Loop, Pace, value_of
+from fastdmf.loop import Loop, Pace
 from fastdmf.optimizers import GradientFlow
 from fastdmf.recording import Record
 from fastdmf.result import Result
@@ -97,7 +97,7 @@ class Session:
             status = self._status()
             if status is None and self._recorder.is_due(self.trajectory):
                 self._recorder.take(self.trajectory)
-                if callback is not None and callback(value_of(self.trajectory)):
+                if callback is not None and callback(self.trajectory.state()):
                     status = Status.STOPPED
             if status is not None:
                 self._end(status, callback)
@@ -110,7 +110,7 @@ class Session:
         if not finished:
             self._save(finished=False)  # without the last row, which the uninterrupted run would not have
         if self._recorder.take(self.trajectory) and finished and callback is not None:
-            callback(value_of(self.trajectory))
+            callback(self.trajectory.state())
         self.result = self._result_with(status, self.trajectory.test_error())
         optimizer = self._choices.optimizer
         if isinstance(optimizer, GradientFlow) and optimizer.check and finished:

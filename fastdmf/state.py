@@ -33,10 +33,10 @@ class State:
         Evaluations of loss and gradient since the start.
     diverged : bool
         The next step has no finite loss: this is the last finite state, and cannot be advanced.
-    memory : mapping of str to ndarray
-        The optimizer's memory.
     stalled : bool
         A flow rests here, to rounding, whatever the loss: it stays however far it is advanced.
+    memory : mapping of str to ndarray
+        The optimizer's memory.
     """
 
     problem: Problem
@@ -49,8 +49,8 @@ class State:
     time: float
     evaluations: int
     diverged: bool
+    stalled: bool
     memory: Mapping[str, Array]
-    stalled: bool = False
 
     def __repr__(self) -> str:
         end = ", diverged" if self.diverged else ", stalled" if self.stalled else ""

@@ -7,7 +7,6 @@ import numpy as np
 
 from fastdmf._checks import Array
 from fastdmf.backends import Trajectory
-from fastdmf.loop import value_of
 from fastdmf.recording import NAMED, Record
 from fastdmf.result import axes_of
 
@@ -69,7 +68,7 @@ class Recorder:
                 row[name] = _DIRECT[metric](trajectory)
                 continue
             if state is None:
-                state = value_of(trajectory)
+                state = trajectory.state()
             row[name] = (NAMED[metric] if isinstance(metric, str) else metric)(state)
         for name, value in row.items():
             self._check(name, value, trajectory.step)

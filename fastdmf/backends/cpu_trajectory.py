@@ -106,7 +106,7 @@ class CpuTrajectory(ABC):
         gradients = o.layout.outward(self._gradients(), None)
         return State(
             o.problem, o.factorization, self._optimizer, _frozen(self.factors()), _frozen(gradients),
-            self.loss, self.step, self.time, self.evaluations, self.diverged,
+            self.loss, self.step, self.time, self.evaluations, self.diverged, self.stuck,
             {name: array.copy() for name, array in self.memory().items()},
         )  # fmt: skip
 

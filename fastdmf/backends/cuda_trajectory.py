@@ -110,7 +110,8 @@ class CudaTrajectory(ABC):
         gradients = o.layout.outward(self._fetch(self._gradient_here()), None)
         return State(
             o.problem, o.factorization, self._optimizer, _frozen(self.factors()), _frozen(gradients),
-            self.loss, self.step, self.time, self.evaluations, self.diverged, self.memory(),
+            self.loss, self.step, self.time, self.evaluations, self.diverged, self.stuck,
+            self.memory(),
         )  # fmt: skip
 
 
