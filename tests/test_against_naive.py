@@ -162,10 +162,11 @@ def test_the_order_of_observations_does_not_change_a_bit(make_case, factorizatio
 @pytest.mark.skipif(numba.get_num_threads() < 2, reason="needs two threads")
 @pytest.mark.parametrize("factorization", [dmf.Product(2), dmf.Symmetric()])
 def test_the_number_of_threads_does_not_change_a_bit(factorization):
-    problem = dmf.Completion.random((200, 200), observed=20_000)  # several blocks of rows
+    problem = dmf.Completion.random((300, 300), observed=20_000)  # several blocks of rows
     ends = []
     for threads in (1, 2):
         loop = dmf.Loop(problem, factorization, dmf.GradientDescent(lr=40.0), threads=threads)
+        assert loop.engine.form == "observed entries", "nothing is cut into blocks"
         start = loop.init(dmf.Gaussian(product_scale=0.1), seed=0)
         ends.append(loop.advance(start, 50))
         assert ends[-1].loss < 0.9 * start.loss

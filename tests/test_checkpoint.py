@@ -15,7 +15,7 @@ import fastdmf as dmf
 from fastdmf.checkpoint import Saved
 
 ROOT = Path(__file__).parent.parent
-PROBLEM = dmf.Completion.random(shape=(12, 10), rank=2, observed=60, seed=1)
+PROBLEM = dmf.Completion.random(shape=(12, 10), rank=2, observed=40, seed=1)
 START = dmf.Gaussian(product_scale=0.1)
 SWINGING = dmf.GradientDescent(2.0, momentum=0.9)
 LEVELS = [0.9, 0.5, 0.3, 0.1, 0.05]
@@ -375,7 +375,7 @@ if death == "writing":  # the new file is whole, but has not taken the place of 
         replace(*names)
     os.replace = mortal_replace
 
-problem = dmf.Completion.random(shape=(12, 10), rank=2, observed=60, seed=1)
+problem = dmf.Completion.random(shape=(12, 10), rank=2, observed=40, seed=1)
 result = dmf.run(
     problem, init=dmf.Gaussian(product_scale=0.1), optimizer=dmf.GradientDescent(2.0, momentum=0.9),
     stop=dmf.Stalled(7, 0.3) & dmf.LossBelow(1e-5) | dmf.MaxSteps(400),
@@ -413,7 +413,7 @@ def test_killed_processes_are_continued_to_the_bit(tmp_path):
 FINISHED = """
 import sys
 import fastdmf as dmf
-problem = dmf.Completion.random(shape=(12, 10), rank=2, observed=60, seed=1)
+problem = dmf.Completion.random(shape=(12, 10), rank=2, observed=40, seed=1)
 result = dmf.run(problem, lr=0.5, stop=dmf.MaxSteps(5), seed=3, checkpoint=sys.argv[1])
 assert result.steps == 5 and result.summary()
 assert "numba" not in sys.modules

@@ -10,7 +10,7 @@ import pytest
 
 import fastdmf as dmf
 
-PROBLEM = dmf.Completion.random(shape=(12, 10), rank=2, observed=60, seed=1)
+PROBLEM = dmf.Completion.random(shape=(12, 10), rank=2, observed=40, seed=1)
 FOREVER = dmf.MaxSteps(10**12)
 
 

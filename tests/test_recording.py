@@ -7,7 +7,7 @@ import fastdmf as dmf
 from fastdmf.recording import NAMED
 from tests import naive
 
-PROBLEM = dmf.Completion.random(shape=(12, 10), rank=2, observed=60, seed=1)
+PROBLEM = dmf.Completion.random(shape=(12, 10), rank=2, observed=40, seed=1)
 SQUARE = dmf.Completion.random(shape=(6, 6), rank=2, observed=20, seed=1)
 OPTIMIZERS = {
     "descent": dmf.GradientDescent(1.0),

@@ -16,7 +16,7 @@ import fastdmf as dmf
 from fastdmf.kernels.cpu import stepping
 
 ROOT = Path(__file__).parent.parent
-PROBLEM = dmf.Completion.random(shape=(12, 10), rank=2, observed=60, seed=1)
+PROBLEM = dmf.Completion.random(shape=(12, 10), rank=2, observed=40, seed=1)
 STARTS = range(8)
 
 
@@ -152,7 +152,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import fastdmf as dmf
 
-problem = dmf.Completion.random(shape=(12, 10), rank=2, observed=60, seed=1)
+problem = dmf.Completion.random(shape=(12, 10), rank=2, observed=40, seed=1)
 
 def run(seed, threads=2):
     return dmf.run(problem, lr=1.0, stop=dmf.MaxSteps(2000), seed=seed, threads=threads).product
