@@ -122,11 +122,13 @@ def sweep(
     with kept, Interruption(terminate=path is not None) as interruption:
         outcomes = {cell: Outcome.of_line(line) for cell, line in kept.lines.items()}
         todo = [cell for cell in cells.cells() if cell not in outcomes or outcomes[cell].error]
-        if todo and kept.is_read_only:
-            raise ValueError(
-                f"{path} lacks {len(todo)} of {cells.size} cells, and nothing may be written to its folder: "
-                "choose another path"
-            )
+        if kept.is_read_only:
+            if absent := sum(cell not in outcomes for cell in todo):
+                raise ValueError(
+                    f"{path} lacks {absent} of {cells.size} cells, and nothing may be written to its folder: "
+                    "choose another path"
+                )
+            todo = []  # those that failed are not tried again
         crew = Crew(trial, cells, interruption, kept.append)
         if executor is not None:
             lines = crew.on_executor(todo, executor)

@@ -70,10 +70,12 @@ def _small_problem(kind, flavor, loss="mean"):
         skew = rng.standard_normal(shape)
         truth += 0.1 * (skew - skew.T) / np.linalg.norm(skew - skew.T)
     if kind in ("completion", "crowded"):
-        seen = rng.random(shape) < (0.33 if kind == "completion" else 0.9)
+        sparse = 0.18 if flavor == "symmetric" else 0.33
+        seen = rng.random(shape) < (sparse if kind == "completion" else 0.9)
         if flavor == "symmetric":
             seen = np.triu(seen) | np.triu(seen).T
-        rows, cols = rng.permutation(np.argwhere(seen)).T
+        most = n * p if kind == "crowded" else n * p // 3  # few enough not to be multiplied out
+        rows, cols = rng.permutation(np.argwhere(seen))[:most].T
         return dmf.Completion(rows, cols, _in_float32(truth[rows, cols]), shape, loss=loss)
     m = n * p // 2
     matrices = rng.standard_normal((m, n, p)) / np.sqrt(n * p)

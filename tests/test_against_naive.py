@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import fastdmf as dmf
+from fastdmf.backends import bind_objective
 from tests import naive
 
 STEPS = 200
@@ -102,6 +103,14 @@ def test_the_capped_line_search_is_capped_at_some_steps_only(make_case):
     case = make_case("dense", "UUᵀ, narrow", "capped line search")
     at_cap = np.count_nonzero(np.equal(case.path.lengths, case.optimizer.max_step))
     assert STEPS // 10 < at_cap < STEPS - STEPS // 10
+
+
+@pytest.mark.parametrize("name", [name for name in FACTORIZATIONS if name != "depth 1"])
+def test_completions_are_looked_at_in_both_ways(name, make_problem):
+    """Else the kernels of one of them would not be compared."""
+    factorization, flavor = FACTORIZATIONS[name]
+    forms = [bind_objective(make_problem(kind, flavor), factorization).form for kind in KINDS]
+    assert forms[:2] == ["observed entries", "whole matrix, masked"]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -543,6 +543,9 @@ def test_where_nothing_may_be_written_what_is_whole_is_read(tmp_path, monkeypatc
     folder.mkdir()
     whole = trial.sweep(grid, path=folder / "a.nc")
     unfolded(trial, grid, folder / "b.nc", monkeypatch)
+    failing = Counting(fails=lambda x, y: x == 2)
+    with pytest.warns(RuntimeWarning, match="2 of 4 cells failed"):
+        failed = failing.sweep(grid, path=folder / "c.nc")
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     # Root may write wherever it likes: here even root is judged by the mode.
     monkeypatch.setattr(os, "access", lambda path, mode: bool(os.stat(path).st_mode & stat.S_IWUSR))
@@ -552,6 +555,9 @@ def test_where_nothing_may_be_written_what_is_whole_is_read(tmp_path, monkeypatc
         for name in ("a.nc", "b.nc"):
             assert_same(trial.sweep(grid, path=folder / name), whole)
             assert trial.calls == []
+        with pytest.warns(RuntimeWarning, match="2 of 4 cells failed"):
+            assert_same(failing.sweep(grid, path=folder / "c.nc"), failed)
+        assert failing.calls == [], "what failed cannot be tried again"
         with pytest.raises(ValueError, match="lacks 2 of 6 cells, and nothing may be written"):
             trial.sweep({"x": [1, 2, 5], "y": [3, 4]}, path=folder / "a.nc")
         with pytest.raises(ValueError, match="nothing may be written"):

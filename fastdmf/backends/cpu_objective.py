@@ -15,7 +15,7 @@ from fastdmf._blas import blas_threads
 from fastdmf._checks import Array
 from fastdmf.backends.cpu_binding import bind_problem, pattern_of, work_of
 from fastdmf.backends.cpu_memory import Matrices, RowFormat
-from fastdmf.backends.layout import Layout, aligned_empty, layout_of, whole_vectors
+from fastdmf.backends.layout import Layout, Shape, aligned_empty, layout_of, whole_vectors
 from fastdmf.factorizations import Factorization, Symmetric
 from fastdmf.kernels.cpu import stepping
 from fastdmf.kernels.cpu.compilation import IS_PLAIN
@@ -46,6 +46,13 @@ def _row_format(layout: Layout, is_sparse: bool, dtype: np.dtype) -> RowFormat:
     return RowFormat(VECTOR_BYTES // dtype.itemsize, TAIL_BYTES // dtype.itemsize if has_tails else 0)
 
 
+def _least_width(factorization: Factorization, factor_shapes: Sequence[Shape]) -> int:
+    """How long rows of the factors are where the observations may meet them, 0 for W itself."""
+    if isinstance(factorization, Symmetric):
+        return factor_shapes[0][1]
+    return min((rows for rows, _ in factor_shapes[:-1]), default=0)
+
+
 class CpuObjective:
     """The loss as a function of the factors: one problem × factorization × dtype.
 
@@ -63,7 +70,7 @@ class CpuObjective:
         self.dtype, self.threads = dtype, threads
         factor_shapes = factorization.factor_shapes(problem.shape)
         tied = isinstance(factorization, Symmetric)
-        self._width = 0 if len(factor_shapes) == 1 and not tied else min(map(min, factor_shapes))
+        self._width = _least_width(factorization, factor_shapes)
         self.support, self.operator, where, self.measured, self.form = bind_problem(
             problem, dtype, self._width, tied, threads
         )

@@ -47,9 +47,12 @@ class FlowTrajectory(CudaTrajectory):
         self._rtol, self._plateau_factor = float(optimizer.rtol), float(optimizer.plateau_factor)
         self._attempt = stabilized_step if optimizer.method == "rkc2" else explicit_step
         self._itemsize = objective.dtype.itemsize
-        self._sets = Sets(objective, curves=optimizer.method == "rkc2")
-        directions = first_direction(objective.layout.shapes)
-        self._put([memory.get(f"direction_{j}", v) for j, v in enumerate(directions)], self._sets[DIRECTION])
+        self._iterates = optimizer.method == "rkc2"  # powers of the Hessian
+        self._sets = Sets(objective, curves=self._iterates)
+        if self._iterates:
+            shapes = objective.layout.shapes
+            kept = [memory[f"direction_{j}"] for j in range(len(shapes))] if memory else []
+            self._put(kept or first_direction(shapes), self._sets[DIRECTION])
         if memory and not self.is_at_step:
             self._place(rules.POINT, [memory[f"end_{j}"] for j in range(len(factors))])
             self._place(rules.NEW_POINT, [memory[f"begin_{j}"] for j in range(len(factors))])
@@ -219,7 +222,8 @@ class FlowTrajectory(CudaTrajectory):
     def memory(self) -> dict[str, Array]:
         """The flow's memory: copies, in the form that trajectories on the CPU have."""
         memory = {"scalars": self._now.copy()}
-        memory |= {f"direction_{j}": v for j, v in enumerate(self._fetch(self._sets[DIRECTION]))}
+        if self._iterates:
+            memory |= {f"direction_{j}": v for j, v in enumerate(self._fetch(self._sets[DIRECTION]))}
         if not self.is_at_step:
             for name, role in (("end", rules.POINT), ("begin", rules.NEW_POINT)):
                 factors = self.objective.layout.outward(self._fetch(self._sets[role]), self._rest)
