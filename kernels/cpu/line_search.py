@@ -164,7 +164,9 @@ def _root_between(coefficients, slopes, degree, low, high, at_low, at_high):
 
 @kernel
 def _positive_roots_of_quadratic(c, degree, bound, roots):
-    """All sign changes in (0, bound) of c_0 + c_1 x + c_2 x², of degree 1 or 2, ascending in ``roots``."""
+    """All sign changes in (0, bound) of c_0 + c_1 x + c_2 x², of degree at most 2, ascending in ``roots``."""
+    if degree == 0:
+        return 0
     if degree == 1:
         roots[0] = -c[0] / c[1]
         return 1 if 0.0 < roots[0] < bound else 0

@@ -63,10 +63,10 @@ class Rows:
         if self.tailed:
             self.b.store(row[-1], self.b.inttoptr(tail, self.tail.as_pointer()), align=TAIL_BYTES)
 
-    def scalar_at(self, base: Any, index: Any, kind: Any = None, size: int | None = None) -> Any:
+    def scalar_at(self, base: Any, index: Any) -> Any:
         """Element ``index`` of the array at an address."""
-        offset = self.b.mul(index, ir.Constant(_I64, size or self.size))
-        return self.b.load(self.b.inttoptr(self.b.add(base, offset), (kind or self.scalar).as_pointer()))
+        offset = self.b.mul(index, ir.Constant(_I64, self.size))
+        return self.b.load(self.b.inttoptr(self.b.add(base, offset), self.scalar.as_pointer()))
 
     def indices_at(self, indices: "Indices", e: Any, number: int) -> list[Any]:
         """Elements e, e + 1, … of a vector of indices, as int64.

@@ -112,6 +112,7 @@ __device__ __forceinline__ double root_between(
 
 // All sign changes in (0, bound) of p_0 + p_1 x + p_2 x², of degree 1 or 2, ascending in ``roots``; how many.
 __device__ __forceinline__ int positive_roots_of_quadratic(const double* p, int degree, double bound, double* roots) {
+  if (degree == 0) return 0;
   if (degree == 1) {
     roots[0] = -p[0] / p[1];
     return 0.0 < roots[0] && roots[0] < bound;
