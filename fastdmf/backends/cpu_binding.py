@@ -16,7 +16,7 @@ from fastdmf.kernels.cpu.blocked import Blocks
 from fastdmf.kernels.cpu.completion import Entries, Pattern
 from fastdmf.kernels.cpu.dense_rows import MOST_ROWS, ROWS
 from fastdmf.kernels.cpu.sensing import DenseRows, SparseRows
-from fastdmf.kernels.cpu.tables import TAIL_BYTES, VECTOR_BYTES
+from fastdmf.kernels.cpu.tables import VECTOR_BYTES
 from fastdmf.kernels.cpu.whole import Masked, Whole
 from fastdmf.problems import Completion, Problem, Sensing
 
@@ -89,9 +89,9 @@ def crossover(shape: tuple[int, int], width: int, dtype: np.dtype) -> float:
     factor lies, how much of its vectors is filled, and in short rows what each costs by itself.  Where the
     rule errs, the step it picks takes up to 1.3 times as long as the other; 1.8 for factors of a few columns.
     """
-    lanes = VECTOR_BYTES // dtype.itemsize
-    length = sum(RowFormat(lanes, TAIL_BYTES // dtype.itemsize).parts(width))
-    size, vectors = max(shape) * width * dtype.itemsize, length / lanes
+    rows = RowFormat.of(dtype, tails=True)
+    length = sum(rows.parts(width))
+    size, vectors = max(shape) * width * dtype.itemsize, length / rows.lanes
     if_filled = min(_up_to(size, _BY_BYTES), _up_to(vectors, _BY_VECTORS))
     return max(0.35, width / length * if_filled)
 

@@ -8,7 +8,7 @@ import numpy as np
 from fastdmf._checks import Array
 from fastdmf.backends.layout import Shape, aligned_empty, whole_vectors
 from fastdmf.kernels.cpu.simd import MOST_TAILED
-from fastdmf.kernels.cpu.tables import Place, Table
+from fastdmf.kernels.cpu.tables import TAIL_BYTES, VECTOR_BYTES, Place, Table
 
 
 class RowFormat(NamedTuple):
@@ -19,6 +19,11 @@ class RowFormat(NamedTuple):
 
     lanes: int = 1
     tail: int = 0
+
+    @classmethod
+    def of(cls, dtype: np.dtype, tails: bool) -> "RowFormat":
+        """That of the sparse products, with tails or without."""
+        return cls(VECTOR_BYTES // dtype.itemsize, TAIL_BYTES // dtype.itemsize if tails else 0)
 
     def parts(self, cols: int) -> tuple[int, int]:
         """Elements of a row that lie together, and of its tail."""

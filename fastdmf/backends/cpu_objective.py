@@ -23,7 +23,7 @@ from fastdmf.kernels.cpu.completion import Entries
 from fastdmf.kernels.cpu.product import Chains
 from fastdmf.kernels.cpu.stepping import FixedStep
 from fastdmf.kernels.cpu.symmetric import Tied
-from fastdmf.kernels.cpu.tables import TAIL_BYTES, VECTOR_BYTES, Flags, Table
+from fastdmf.kernels.cpu.tables import Flags, Table
 from fastdmf.kernels.cpu.unfactored import Unfactored
 from fastdmf.kernels.cpu.verbs import Bound, Model, Operator, Support
 from fastdmf.kernels.flow_rules import SLOTS_OF_STEPS
@@ -43,7 +43,7 @@ def _row_format(layout: Layout, is_sparse: bool, dtype: np.dtype) -> RowFormat:
     if layout.left == 0 and not layout.tied:
         return RowFormat()
     has_tails = is_sparse and layout.left == 1 >= layout.right and not IS_PLAIN
-    return RowFormat(VECTOR_BYTES // dtype.itemsize, TAIL_BYTES // dtype.itemsize if has_tails else 0)
+    return RowFormat.of(dtype, has_tails)
 
 
 def _least_width(factorization: Factorization, factor_shapes: Sequence[Shape]) -> int:

@@ -52,7 +52,8 @@ class StepTrajectory(CpuTrajectory):
         layout, dtype = objective.layout, objective.dtype
         self._current = Matrices.copies(layout.inward(factors), dtype, objective.rows)
         self._gradient = Matrices(layout.shapes, dtype, objective.rows)
-        self._rule, self._velocity, self._kept_alive = _rule_of(optimizer, objective, memory)
+        self._velocity = _velocity_of(optimizer, objective, memory)
+        self._rule, self._powers = _rule_of(optimizer, objective, self._velocity)
         # Whether the loss and the gradient on the support are known here, and the gradient in the factors.
         self._is_evaluated = self._has_gradient = False
         self._need(gradient=False)
@@ -130,23 +131,24 @@ class StepTrajectory(CpuTrajectory):
         return {"scalars": self._scalars, **velocities}
 
 
+def _velocity_of(optimizer: Optimizer, objective: CpuObjective, memory: Mapping[str, Array]) -> Matrices:
+    """The velocity, old and new, as it was left or zero; nothing without momentum."""
+    has_velocity = isinstance(optimizer, GradientDescent) and optimizer.momentum > 0
+    shapes = objective.layout.shapes if has_velocity else []
+    velocity = Matrices(shapes * 2, objective.dtype, objective.rows)
+    velocity.put([memory.get(f"velocity_{j}", np.zeros(shape)) for j, shape in enumerate(shapes)])
+    return velocity
+
+
 def _rule_of(
-    optimizer: Optimizer, objective: CpuObjective, memory: Mapping[str, Array]
-) -> tuple[Any, Matrices, list[Matrices]]:
-    """The kernels' description of an optimizer, its velocity, and what must outlive the tables in it."""
+    optimizer: Optimizer, objective: CpuObjective, velocity: Matrices
+) -> tuple[Any, Matrices | None]:
+    """The kernels' description of an optimizer, and what must outlive the table in it beside the velocity."""
     layout, dtype = objective.layout, objective.dtype
-    nothing = Matrices([], dtype, objective.rows)
     if isinstance(optimizer, GradientDescent):
-        shapes = layout.shapes if optimizer.momentum > 0 else []
-        velocity = Matrices(shapes * 2, dtype, objective.rows)
-        velocity.put([memory.get(f"velocity_{j}", np.zeros(shape)) for j, shape in enumerate(shapes)])
-        return (
-            FixedStep(float(optimizer.lr), float(optimizer.momentum), velocity.table),
-            velocity,
-            [velocity],
-        )
+        return FixedStep(float(optimizer.lr), float(optimizer.momentum), velocity.table), None
     if isinstance(optimizer, GroupRMSprop):
-        return GroupRMS(float(optimizer.lr), float(optimizer.alpha), float(optimizer.eps)), nothing, []
+        return GroupRMS(float(optimizer.lr), float(optimizer.alpha), float(optimizer.eps)), None
     if isinstance(optimizer, ExactLineSearch):
         degree = 2 if layout.tied else max(layout.left + layout.right, 1)
         powers = Matrices(_power_shapes(layout), dtype, objective.rows)
@@ -160,7 +162,7 @@ def _rule_of(
             np.zeros((degree + 1, degree + 1)),
             np.zeros((2 * degree + 4, 2 * degree + 2)),
         )
-        return rule, nothing, [powers]
+        return rule, powers
     raise TypeError(f"the CPU backend cannot carry out {optimizer!r}")
 
 

@@ -45,9 +45,9 @@ class FlowTrajectory(CudaTrajectory):
         scalars = np.array(memory.get("scalars", np.zeros(rules.SLOTS)))
         super().__init__(objective, optimizer, factors, evaluations, scalars)
         self._rtol, self._plateau_factor = float(optimizer.rtol), float(optimizer.plateau_factor)
-        self._attempt = stabilized_step if optimizer.method == "rkc2" else explicit_step
-        self._itemsize = objective.dtype.itemsize
         self._iterates = optimizer.method == "rkc2"  # powers of the Hessian
+        self._attempt = stabilized_step if self._iterates else explicit_step
+        self._itemsize = objective.dtype.itemsize
         self._sets = Sets(objective, curves=self._iterates)
         if self._iterates:
             shapes = objective.layout.shapes
